@@ -1,0 +1,101 @@
+"""Files that appear whole or not at all, JSON beside them, and digests of both."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgeq.core.errors import InputError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the name `path` only when the block ends without an error.
+
+    Raises:
+        InputError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        handle.chmod(0o644)
+        handle.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        if handle is not None:
+            handle.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    if error.errno in _NO_ROOM:
+        return InputError(
+            f"no room to write {path.name}",
+            why=f"the file system or the quota is full ({error.strerror}); finished stages are kept",
+            mend="free some space and run the same command again, or choose another folder with --out",
+            path=path,
+        )
+    return InputError(
+        f"cannot write {path.name}: {error.strerror}",
+        why="results go to a folder that can be written",
+        mend="mend the permissions, or choose another folder with --out",
+        path=path,
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`.
+
+    Raises:
+        InputError: if the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read {path.name}: {error}",
+            why="a JSON file was expected there",
+            mend="check the path, or make the file anew",
+            path=path,
+        ) from error
+
+
+def write_with(path: Path, writer: Callable[[BinaryIO], Any]) -> None:
+    """Write `path` atomically by calling `writer(file)`."""
+    with atomic_write(path) as file:
+        writer(file)
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

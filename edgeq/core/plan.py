@@ -1,0 +1,174 @@
+"""The plan of placement: for every tensor its grid, its owner, and the reason in words.
+
+One `QuantPlan` is made for a model and a target; the student's fake quantizers, the Q/DQ nodes, the lint and
+`edgeq explain` all read it. A node is known by the name of its first output, which ONNX guarantees to be unique
+(node names may be empty or repeated).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeq.core.errors import EdgeqBug
+from edgeq.core.numerics import code_range
+from edgeq.core.serial import Spec
+
+
+class Role(enum.Enum):
+    """What a quantized tensor is."""
+
+    ACTIVATION = "activation"
+    WEIGHT = "weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid(Spec):
+    """The integer codes that a tensor may take. Zero point 0; at most 8 bits in an INT8 container.
+
+    Attributes:
+        bits: 2..8.
+        signed: false for tensors that are never negative, below 8 bits (0..2^bits-1).
+        narrow: true leaves the lowest signed code unused (weights).
+        axis: channel axis of a per-channel scale, or None for one scale a tensor.
+    """
+
+    bits: int
+    signed: bool = True
+    narrow: bool = False
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        code_range(self.bits, signed=self.signed, narrow=self.narrow)
+
+    @property
+    def low(self) -> int:
+        """Return the lowest code."""
+        return code_range(self.bits, signed=self.signed, narrow=self.narrow)[0]
+
+    @property
+    def high(self) -> int:
+        """Return the highest code."""
+        return code_range(self.bits, signed=self.signed, narrow=self.narrow)[1]
+
+    @property
+    def needs_clip(self) -> bool:
+        """Return true if QuantizeLinear's own saturation at -128..127 is wider than the grid."""
+        return (self.low, self.high) != (-128, 127)
+
+    def __str__(self) -> str:
+        where = "tensor" if self.axis is None else f"channel {self.axis}"
+        return f"{'int' if self.signed else 'uint'}{self.bits} {self.low}..{self.high} per {where}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRange(Spec):
+    """The tensor has a scale of its own."""
+
+    kind: ClassVar[str] = "own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedRange(Spec):
+    """The tensor uses the scale of `with_tensor`, bit for bit."""
+
+    kind: ClassVar[str] = "shared"
+    with_tensor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedRange(Spec):
+    """The range is known beforehand, from the preprocessing: codes cover -amax..amax."""
+
+    kind: ClassVar[str] = "fixed"
+    amax: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site(Spec):
+    """One input of one node.
+
+    Attributes:
+        node: the node, by its first output.
+        index: position in the node's inputs.
+        op_type: of the node, for people.
+    """
+
+    node: str
+    index: int
+    op_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(Spec):
+    """What happens to one tensor and why.
+
+    Attributes:
+        tensor: ONNX name; each tensor has at most one decision.
+        role: activation or weight.
+        grid: None leaves the tensor in float.
+        owner: whose scale it has; None if `grid` is None.
+        sites: the node inputs that read the quantized value; other consumers read the float tensor.
+        rule: name of the placement rule.
+        reason: in words.
+    """
+
+    tensor: str
+    role: Role
+    grid: Grid | None
+    owner: OwnRange | SharedRange | FixedRange | None
+    sites: tuple[Site, ...]
+    rule: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if (self.grid is None) != (self.owner is None):
+            msg = f"decision on '{self.tensor}': grid and owner must both be given or both be None"
+            raise EdgeqBug(msg)
+        if self.grid is not None and not self.sites:
+            msg = f"decision on '{self.tensor}' quantizes it for nobody"
+            raise EdgeqBug(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantPlan(Spec):
+    """All decisions, in the order in which the graph makes the tensors.
+
+    Attributes:
+        target: name of the target card.
+        bits: for instance "w4a8".
+        decisions: at most one a tensor; the tensor of a SharedRange has an earlier quantized decision with OwnRange
+            or FixedRange and the same grid.
+    """
+
+    target: str
+    bits: str
+    decisions: tuple[Decision, ...]
+
+    def __post_init__(self) -> None:
+        grids: dict[str, Grid | None] = {}
+        for decision in self.decisions:
+            if decision.tensor in grids:
+                msg = f"two decisions on '{decision.tensor}'"
+                raise EdgeqBug(msg)
+            owner = decision.owner
+            if isinstance(owner, SharedRange) and grids.get(owner.with_tensor) != decision.grid:
+                msg = f"'{decision.tensor}' shares the range of '{owner.with_tensor}', which has no such grid before it"
+                raise EdgeqBug(msg)
+            grids[decision.tensor] = decision.grid
+
+    def quantized(self, role: Role | None = None) -> Iterator[Decision]:
+        """Yield the decisions that quantize, of one role or of both."""
+        for decision in self.decisions:
+            if decision.grid is not None and role in (None, decision.role):
+                yield decision
+
+    def owner_of(self, tensor: str) -> str:
+        """Return the tensor whose scale `tensor` uses: itself, or the one it shares with."""
+        for decision in self.decisions:
+            if decision.tensor == tensor:
+                return decision.owner.with_tensor if isinstance(decision.owner, SharedRange) else tensor
+        msg = f"no decision on '{tensor}'"
+        raise EdgeqBug(msg)
