@@ -1,0 +1,1 @@
+"""Which images? Synthetic sample sets from the teacher."""

@@ -1,0 +1,1 @@
+"""Which device? Target cards, bundle, verification, latency."""

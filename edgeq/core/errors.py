@@ -50,7 +50,9 @@ class EdgeqError(Exception):
         self.path = None if path is None else str(path)
 
     def __str__(self) -> str:
-        places = [f"{kind} '{name}'" for kind, name in (("file", self.path), ("node", self.node)) if name]
+        places = [
+            f"{kind} '{name}'" for kind, name in (("file", self.path), ("node", self.node)) if name
+        ]
         where = "".join(f"\n  in:   {place}" for place in places)
         return f"{self.what}{where}\n  why:  {self.why}\n  mend: {self.mend}"
 

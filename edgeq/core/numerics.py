@@ -77,7 +77,9 @@ def quantize(
 
 def dequantize(codes: NDArray[np.integer], scale: NDArray[np.floating], *, axis: int = 0) -> Floats:
     """Return `codes * scale` in float32; `scale` as in `quantize`."""
-    return codes.astype(np.float32) * along_axis(np.asarray(scale, np.float32), codes.ndim, axis).astype(np.float32)
+    return codes.astype(np.float32) * along_axis(
+        np.asarray(scale, np.float32), codes.ndim, axis
+    ).astype(np.float32)
 
 
 def choose_scale(amax: NDArray[np.floating] | float, *, high: int) -> Floats:
@@ -104,7 +106,10 @@ def choose_scale(amax: NDArray[np.floating] | float, *, high: int) -> Floats:
             why="the largest absolute value of a tensor must be finite and not negative",
             mend="look for NaN or infinity in the model's weights and in the sample set",
         )
-    return np.where(amax > 0, np.maximum(amax / np.float32(high), SMALLEST_SCALE), np.float32(1)).astype(np.float32)
+    scale = np.where(
+        amax > 0, np.maximum(amax / np.float32(high), SMALLEST_SCALE), np.float32(1)
+    ).astype(np.float32)
+    return np.asarray(scale, np.float32)
 
 
 def pack_int4(codes: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -169,6 +169,10 @@ class QuantPlan(Spec):
         """Return the tensor whose scale `tensor` uses: itself, or the one it shares with."""
         for decision in self.decisions:
             if decision.tensor == tensor:
-                return decision.owner.with_tensor if isinstance(decision.owner, SharedRange) else tensor
+                return (
+                    decision.owner.with_tensor
+                    if isinstance(decision.owner, SharedRange)
+                    else tensor
+                )
         msg = f"no decision on '{tensor}'"
         raise EdgeqBug(msg)

@@ -40,11 +40,15 @@ class SampleSet:
 
     def save(self, folder: Path) -> None:
         """Write the set to `folder`; `samples.json` is written last and makes it valid."""
-        write_with(folder / "samples.npy", lambda file: np.save(file, self.samples, allow_pickle=False))
+        write_with(
+            folder / "samples.npy", lambda file: np.save(file, self.samples, allow_pickle=False)
+        )
         files = {"samples.npy": digest_file(folder / "samples.npy")}
         if self.labels is not None:
             labels = self.labels
-            write_with(folder / "labels.npy", lambda file: np.save(file, labels, allow_pickle=False))
+            write_with(
+                folder / "labels.npy", lambda file: np.save(file, labels, allow_pickle=False)
+            )
             files["labels.npy"] = digest_file(folder / "labels.npy")
         record = {
             "schema": SCHEMA,

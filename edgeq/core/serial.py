@@ -124,7 +124,9 @@ def _typed(cls: type, key: str, hint: Any, value: Any) -> Any:
             return float(value)
         if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
             return value
-    raise _wrong(cls, f"'{key}' has the value {value!r}, which is no {getattr(hint, '__name__', hint)}")
+    raise _wrong(
+        cls, f"'{key}' has the value {value!r}, which is no {getattr(hint, '__name__', hint)}"
+    )
 
 
 def _typed_tuple(cls: type, key: str, args: tuple[Any, ...], value: Any) -> tuple[Any, ...]:

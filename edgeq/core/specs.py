@@ -162,7 +162,9 @@ class BitSpec(Spec):
                 why="widths are written wNaM, N and M from 2 to 8",
                 mend="pass for instance --bits w8a8, w4a8 or w4a4",
             )
-        return cls(weights=int(match[1]), activations=int(match[2]), first_last_same=first_last_same)
+        return cls(
+            weights=int(match[1]), activations=int(match[2]), first_last_same=first_last_same
+        )
 
     def __str__(self) -> str:
         return f"w{self.weights}a{self.activations}"

@@ -1,0 +1,1 @@
+"""ONNX only: read, fold BatchNorm, place, write Q/DQ, lint."""

@@ -44,9 +44,13 @@ class GraphView:
         self.model = model
         self.nodes: list[onnx.NodeProto] = list(model.graph.node)
         self.initializers = {item.name: item for item in model.graph.initializer}
-        self.inputs = [item.name for item in model.graph.input if item.name not in self.initializers]
+        self.inputs = [
+            item.name for item in model.graph.input if item.name not in self.initializers
+        ]
         self.outputs = [item.name for item in model.graph.output]
-        self.opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 0)
+        self.opset = next(
+            (item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 0
+        )
         self._producers: dict[str, onnx.NodeProto] = {}
         self._consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in self.nodes:
@@ -98,20 +102,32 @@ class GraphView:
         if tensor in self.initializers:
             return tuple(self.initializers[tensor].dims)
         kind = self._types.get(tensor)
-        if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        if (
+            kind is None
+            or not kind.HasField("tensor_type")
+            or not kind.tensor_type.HasField("shape")
+        ):
             return None
-        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim)
+        return tuple(
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in kind.tensor_type.shape.dim
+        )
 
     def element_type(self, tensor: str) -> int:
         """Return the ONNX element type of `tensor`, or 0 where it is unknown."""
         if tensor in self.initializers:
             return self.initializers[tensor].data_type
         kind = self._types.get(tensor)
-        return kind.tensor_type.elem_type if kind is not None else 0
+        return int(kind.tensor_type.elem_type) if kind is not None else 0
 
     def names(self) -> set[str]:
         """Return every tensor name and node name in use, so that a new one can avoid them."""
-        used = {name for node in self.nodes for group in (node.input, node.output, [node.name]) for name in group}
+        used = {
+            name
+            for node in self.nodes
+            for group in (node.input, node.output, [node.name])
+            for name in group
+        }
         return used | set(self.initializers) | set(self.inputs) | set(self.outputs)
 
     def _find_constant(self, tensor: str) -> NDArray[np.generic] | None:

@@ -1,0 +1,1 @@
+"""Which numbers? Grids, ranges, the student and its training."""

@@ -1,0 +1,1 @@
+"""Results to JSON and pictures."""

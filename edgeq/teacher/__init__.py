@@ -1,0 +1,1 @@
+"""ONNX to torch.fx, one converter an operator."""
