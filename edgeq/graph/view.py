@@ -116,7 +116,7 @@ class GraphView:
     def element_type(self, tensor: str) -> int:
         """Return the ONNX element type of `tensor`, or 0 where it is unknown."""
         if tensor in self.initializers:
-            return self.initializers[tensor].data_type
+            return int(self.initializers[tensor].data_type)
         kind = self._types.get(tensor)
         return int(kind.tensor_type.elem_type) if kind is not None else 0
 
