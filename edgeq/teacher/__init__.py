@@ -1,1 +1,21 @@
-"""ONNX to torch.fx, one converter an operator."""
+"""ONNX to torch.fx, one converter an operator. Importing the package fills the table of converters."""
+
+from edgeq.teacher import (
+    convolutions,
+    elementwise,
+    normalisation,
+    pooling,
+    reductions,
+    reshaping,
+    shapes,
+)
+
+__all__ = [
+    "convolutions",
+    "elementwise",
+    "normalisation",
+    "pooling",
+    "reductions",
+    "reshaping",
+    "shapes",
+]
