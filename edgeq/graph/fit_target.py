@@ -1,0 +1,68 @@
+"""Bring a model's opset and IR version into what Q/DQ needs and the target takes."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import version_converter
+
+from edgeq.core.errors import ModelError, TargetError
+from edgeq.core.specs import TargetCard
+from edgeq.graph.view import GraphView
+
+# Per-channel scales came with opset 13.
+_QDQ_OPSET = 13
+
+# Below it initializers have to be listed among the graph inputs, where a new scale would become an input of the model.
+_LOWEST_IR = 4
+
+
+def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelProto, list[str]]:
+    """Return a copy of `model` within the target's opset and IR limits, and one sentence a change.
+
+    Raises:
+        TargetError: if the opset is above the target's.
+        ModelError: if an older opset cannot be converted.
+    """
+    findings: list[str] = []
+    opset = GraphView(model).opset
+    if opset > card.opset_max:
+        raise TargetError(
+            f"the model has opset {opset}; '{card.name}' ({card.runtime} {card.runtime_version}) takes up to "
+            f"{card.opset_max}",
+            why="its parser does not know newer operators, and converting down is not safe in general",
+            mend=f"export the model again with opset {card.opset_max}",
+        )
+    wanted = max(_QDQ_OPSET, card.opset_min)
+    if opset < wanted:
+        fitted = _raise_opset(model, wanted)
+        findings.append(f"opset {opset} was raised to {wanted}, which per-channel Q/DQ needs")
+    else:
+        fitted = onnx.ModelProto()
+        fitted.CopyFrom(model)
+    version = min(max(fitted.ir_version, _LOWEST_IR), card.ir_max)
+    if version != fitted.ir_version:
+        findings.append(
+            f"IR version {fitted.ir_version} was changed to {version} for '{card.name}'"
+        )
+        fitted.ir_version = version
+    return fitted, findings
+
+
+def _raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Return `model` at opset `version`, with all that the converter forgets put back."""
+    try:
+        raised = version_converter.convert_version(model, version)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the model's opset cannot be raised to {version}: {error}",
+            why="per-channel Q/DQ came with opset 13",
+            mend=f"export the model again with opset {version} or newer",
+        ) from error
+    kept = onnx.ModelProto()
+    kept.CopyFrom(model)
+    kept.graph.CopyFrom(raised.graph)
+    kept.graph.doc_string = model.graph.doc_string
+    del kept.opset_import[:]
+    kept.opset_import.extend(raised.opset_import)
+    kept.ir_version = model.ir_version
+    return kept

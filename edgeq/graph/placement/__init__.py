@@ -1,0 +1,62 @@
+"""Decide, on ONNX and for a target, which tensors get Q/DQ: `plan_placement`.
+
+Each rule family has one file; importing this package fills `RULES`. See `rule` for what a rule is and `resolve` for
+how their wishes become one decision a tensor. It does not write nodes; `edgeq.graph.insert_qdq` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from edgeq.core.errors import TargetError
+from edgeq.core.plan import QuantPlan
+from edgeq.core.specs import BitSpec, InputSpec, TargetCard
+from edgeq.graph.placement import concat, passive, pooling, residual, weighted
+from edgeq.graph.placement.resolve import resolve
+from edgeq.graph.placement.rule import RULES, PlacementView, Rule, Wish
+
+__all__ = ["RULES", "Rule", "Wish", "plan_placement"]
+
+RULE_FAMILIES = (concat, passive, pooling, residual, weighted)
+
+
+def plan_placement(
+    model: onnx.ModelProto, *, card: TargetCard, bits: BitSpec, inputs: Sequence[InputSpec]
+) -> QuantPlan:
+    """Return the plan of placement for `model` on the target `card`.
+
+    Args:
+        model: BatchNorm folded, with inferred shapes; not changed.
+        card: the target.
+        bits: widths of weights and activations.
+        inputs: the model's inputs; a picture's range is taken from its legal box.
+
+    Raises:
+        TargetError: if the target has no INT8 arithmetic.
+    """
+    _require_int8(card)
+    view = PlacementView(model)
+    by_node: list[list[Wish]] = []
+    for node in reversed(view.nodes):
+        wishes = [
+            wish
+            for name in RULES
+            if node.op_type in RULES.get(name).ops
+            for wish in RULES.get(name).apply(view, node, card)
+        ]
+        view.record(wishes)
+        by_node.append(wishes)
+    ordered = [wish for wishes in reversed(by_node) for wish in wishes]
+    decisions = resolve(view, ordered, bits=bits, inputs=inputs)
+    return QuantPlan(target=card.name, bits=str(bits), decisions=decisions)
+
+
+def _require_int8(card: TargetCard) -> None:
+    if card.runtime == "tensorrt" and not card.has_int8:
+        raise TargetError(
+            f"the target '{card.name}' ({card.title}) has no INT8 arithmetic",
+            why="its TensorRT builds FP32 and FP16 engines only, so a Q/DQ model would not run there",
+            mend="the nearest target that can is --target jetson-orin; `edgeq targets` lists them all",
+        )

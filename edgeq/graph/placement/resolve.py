@@ -1,0 +1,217 @@
+"""Join the wishes of all nodes into one decision a tensor: sites, width, sign, and whose scale it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, Role, SharedRange
+from edgeq.core.specs import BitSpec, InputSpec, Layout
+from edgeq.graph.placement.flow import (
+    boundary_layers,
+    moved_from,
+    never_negative,
+    weighted_readers,
+)
+from edgeq.graph.placement.rule import PlacementView, Wish
+from edgeq.graph.view import node_id
+
+_WIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the resolution needs to know about the whole graph."""
+
+    bits: BitSpec
+    first: frozenset[str]
+    last: frozenset[str]
+    never_negative: frozenset[str]
+    picture_amax: dict[str, float]
+
+
+def resolve(
+    view: PlacementView, wishes: Sequence[Wish], *, bits: BitSpec, inputs: Sequence[InputSpec]
+) -> tuple[Decision, ...]:
+    """Return one decision a tensor, in the order in which the graph makes the tensors.
+
+    Args:
+        view: the graph.
+        wishes: of all rules, in file order.
+        bits: the widths that were asked for.
+        inputs: the model's inputs; pictures among them have a range known beforehand.
+    """
+    facts = _Facts(bits, *boundary_layers(view), never_negative(view), _picture_amax(inputs))
+    by_tensor: dict[str, list[Wish]] = {}
+    for wish in wishes:
+        by_tensor.setdefault(wish.tensor, []).append(wish)
+    decisions = [_leave(group) for group in by_tensor.values() if not _quantizes(group)]
+    activations = {}
+    for group in by_tensor.values():
+        if _quantizes(group) and group[0].role is Role.WEIGHT:
+            decisions.append(_decide_weight(group, facts))
+        elif _quantizes(group):
+            activations[group[0].tensor] = group
+    for members in _families(view, activations):
+        decisions += _decide_family(view, {name: activations[name] for name in members}, facts)
+    return tuple(sorted(decisions, key=lambda decision: _position(view, decision)))
+
+
+def _quantizes(group: list[Wish]) -> bool:
+    return any(wish.quantize for wish in group)
+
+
+def _picture_amax(inputs: Sequence[InputSpec]) -> dict[str, float]:
+    return {
+        spec.name: max(abs(value) for value in (*spec.low, *spec.high))
+        for spec in inputs
+        if spec.layout is not Layout.OTHER and spec.low and spec.high
+    }
+
+
+def _leave(group: list[Wish]) -> Decision:
+    return Decision(
+        tensor=group[0].tensor,
+        role=group[0].role,
+        grid=None,
+        owner=None,
+        sites=tuple(wish.site for wish in group),
+        rule=group[0].rule,
+        reason=_join(wish.reason for wish in group),
+    )
+
+
+def _decide_weight(group: list[Wish], facts: _Facts) -> Decision:
+    chosen = [wish for wish in group if wish.quantize]
+    width, why = _choose_bits({wish.site.node for wish in chosen}, facts, narrow=facts.bits.weights)
+    axes = {wish.axis for wish in chosen}
+    axis = axes.pop() if len(axes) == 1 else None
+    mixed = "its readers disagree on the channel axis, so one scale a tensor"
+    return Decision(
+        tensor=chosen[0].tensor,
+        role=Role.WEIGHT,
+        grid=Grid(bits=width, narrow=True, axis=axis),
+        owner=OwnRange(),
+        sites=tuple(wish.site for wish in chosen),
+        rule=chosen[0].rule,
+        reason=_join([*(wish.reason for wish in chosen), why, mixed if axes else ""]),
+    )
+
+
+def _families(view: PlacementView, activations: dict[str, list[Wish]]) -> list[list[str]]:
+    """Return the quantized tensors grouped by shared scale; members and groups in graph order."""
+    parent = {name: name for name in activations}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for name, group in activations.items():
+        for partner in (p for wish in group if wish.quantize for p in wish.shares):
+            if partner in parent:
+                parent[root(partner)] = root(name)
+    families: dict[str, list[str]] = {}
+    for name in sorted(activations, key=lambda tensor: _tensor_position(view, tensor)):
+        families.setdefault(root(name), []).append(name)
+    return list(families.values())
+
+
+def _decide_family(
+    view: PlacementView, family: dict[str, list[Wish]], facts: _Facts
+) -> list[Decision]:
+    """Return the decisions on tensors that have one scale; the one made first owns it."""
+    owner, *others = family
+    amax = _known_amax(view, list(family), facts)
+    grid, why = _choose_grid(view, family, facts, is_picture=amax is not None)
+    own = OwnRange() if amax is None else FixedRange(amax=amax)
+    decisions = [_decide(family[owner], grid, own, why, is_input=owner in view.inputs)]
+    for name in others:
+        shared = SharedRange(with_tensor=owner)
+        decisions.append(
+            _decide(family[name], grid, shared, f"shares the scale of '{owner}'; {why}")
+        )
+    return decisions
+
+
+def _decide(
+    group: list[Wish],
+    grid: Grid,
+    owner: OwnRange | SharedRange | FixedRange,
+    why: str,
+    *,
+    is_input: bool = False,
+) -> Decision:
+    chosen = [wish for wish in group if wish.quantize]
+    fixed = "its range is known from the preprocessing" if isinstance(owner, FixedRange) else ""
+    rest = [wish for wish in group if not wish.quantize]
+    return Decision(
+        tensor=chosen[0].tensor,
+        role=Role.ACTIVATION,
+        grid=grid,
+        owner=owner,
+        sites=tuple(wish.site for wish in chosen),
+        rule="network input" if is_input else chosen[0].rule,
+        reason=_join([*(w.reason for w in chosen), fixed, why, *(w.reason for w in rest)]),
+    )
+
+
+def _known_amax(view: PlacementView, family: list[str], facts: _Facts) -> float | None:
+    """Return the largest picture value if every member is one picture input, or that input moved; else None."""
+    sources = {[name, *moved_from(view, name)][-1] for name in family}
+    return facts.picture_amax.get(sources.pop()) if len(sources) == 1 else None
+
+
+def _choose_grid(
+    view: PlacementView, family: dict[str, list[Wish]], facts: _Facts, *, is_picture: bool
+) -> tuple[Grid, str]:
+    readers = weighted_readers(
+        view,
+        [
+            view.nodes[view.order[wish.site.node]]
+            for group in family.values()
+            for wish in group
+            if wish.quantize
+        ],
+    )
+    width, why = _choose_bits(readers, facts, narrow=facts.bits.activations)
+    if is_picture and width != _WIDE:
+        width, why = _WIDE, "8 bits: pictures have 8 bits"
+    if width == _WIDE:
+        return Grid(bits=width), why
+    unsigned = all(name in facts.never_negative for name in family)
+    sign = "never negative" if unsigned else "may be negative"
+    return Grid(bits=width, signed=not unsigned), _join([why, sign])
+
+
+def _choose_bits(readers: set[str], facts: _Facts, *, narrow: int) -> tuple[int, str]:
+    """Return the width that suits the weighted nodes `readers`, and why where it is not the plain one."""
+    boundary = facts.first | facts.last
+    if facts.bits.first_last_same or narrow == _WIDE or not readers & boundary:
+        return narrow, ""
+    if readers <= boundary:
+        place = " and ".join(
+            word
+            for word, nodes in (("first", facts.first), ("last", facts.last))
+            if readers & nodes
+        )
+        return _WIDE, f"8 bits: {place} layer"
+    return narrow, f"{narrow} bits: not only the first or last layer reads it"
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _tensor_position(view: PlacementView, tensor: str) -> tuple[int, int, int]:
+    node = view.producer(tensor)
+    if node is None:
+        return (-1, 0, view.inputs.index(tensor) if tensor in view.inputs else 0)
+    return (view.order[node_id(node)], 1, list(node.output).index(tensor))
+
+
+def _position(view: PlacementView, decision: Decision) -> tuple[int, int, int]:
+    """Return the sort key: weights and biases stand before the node that reads them first."""
+    if decision.role is Role.WEIGHT:
+        return min((view.order[site.node], 0, site.index) for site in decision.sites)
+    return _tensor_position(view, decision.tensor)
