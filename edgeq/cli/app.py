@@ -1,0 +1,107 @@
+"""The `edgeq` command: its verbs, and the one place where errors become messages and exit codes.
+
+Nothing heavy is imported here or at the top of a verb's file, so that `--help` answers at once. Exit codes are those
+of `edgeq.core.errors`; in addition 2 for wrong usage, 70 for a fault of ours and 130 for an interrupt.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from edgeq import __version__
+from edgeq.cli.build import build
+from edgeq.cli.compare import compare
+from edgeq.cli.doctor import doctor
+from edgeq.cli.explain import explain
+from edgeq.cli.output import say, set_up_logging
+from edgeq.cli.recipes import recipes
+from edgeq.cli.synth import synth
+from edgeq.cli.targets import targets
+from edgeq.core.errors import EdgeqBug, EdgeqError
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+class Verbs(TyperGroup):
+    """The group of verbs; an interrupt inside one ends with a sentence and not with a trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            resumes = "; the same command goes on from the last finished stage"
+            say(f"interrupted{resumes if ctx.invoked_subcommand == 'build' else ''}")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="edgeq",
+    cls=Verbs,
+    help="Quantize a trained ONNX network without its training data, for TensorRT on edge GPUs.",
+    epilog="Example: edgeq build model.onnx --target jetson-orin",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog="Example: edgeq build model.onnx --target jetson-orin --bits w4a8")(build)
+app.command(epilog="Example: edgeq synth model.onnx --preset imagenet --seed 1")(synth)
+app.command(epilog="Example: edgeq explain model.onnx --target jetson-orin")(explain)
+app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
+app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
+app.command(epilog="Example: edgeq recipes --show dsg")(recipes)
+app.command(epilog="Example: edgeq doctor")(doctor)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"edgeq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _take_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    set_up_logging()
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit with its code."""
+    try:
+        app(prog_name="edgeq")
+    except EdgeqError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:  # the last line of defence: whatever comes here is a fault of ours
+        say(_describe_fault(error))
+        sys.exit(EdgeqBug.exit_code)
+    sys.exit(0)
+
+
+def _describe_fault(error: Exception) -> str:
+    """Return the message on a fault of edgeq itself, and keep the trace for the report."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="edgeq-fault-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"edgeq {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
+        file.writelines(traceback.format_exception(error))
+    return (
+        f"internal error: {type(error).__name__}: {error}\n"
+        "  why:  this is a fault of edgeq, not of your files\n"
+        f"  mend: please report it, with this file: {file.name}"
+    )
+
+
+if __name__ == "__main__":
+    main()

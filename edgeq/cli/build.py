@@ -1,0 +1,75 @@
+"""`edgeq build`: from a trained ONNX file to a verified low-bit model and the kit for the board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeq.cli import options
+from edgeq.cli.output import print_json
+
+
+def build(
+    context: typer.Context,
+    model: options.Model,
+    target: options.Target,
+    bits: options.Bits = "w8a8",
+    first_last: options.FirstLast = "int8",
+    effort: options.EffortName = "standard",
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of results.  [default: MODEL.TARGET here]"),
+    ] = None,
+    preset: options.Preset = None,
+    mean: options.Mean = "",
+    std: options.Std = "",
+    bounds: options.Bounds = "",
+    shape: options.Shapes = None,
+    eval_path: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="DIR|ZIP", help="Labelled pictures, one folder a class."),
+    ] = None,
+    recipe: options.Recipe = options.DEFAULT_RECIPE,
+    settings: options.Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: options.Json = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Quantize a network and write all that the target needs."""
+    from edgeq.pipeline import plan_build, run_build
+
+    out = out or Path(f"{model.stem}.{target}")
+    options.say_defaults(context, out=out)
+    wanted = options.make_options(
+        model,
+        out=out,
+        target=target,
+        bits=bits,
+        first_last=first_last,
+        effort=effort,
+        seed=seed,
+        recipe=recipe,
+        preset=preset,
+        mean=mean,
+        std=std,
+        bounds=bounds,
+        shapes=shape,
+        eval_path=eval_path,
+        settings=settings,
+        overwrite=overwrite,
+    )
+    if dry_run:
+        typer.echo("\n".join(plan_build(wanted).lines()))
+        return
+    from edgeq.cli.progress import make_progress
+
+    with make_progress(log=out / "log.jsonl") as progress:
+        result = run_build(wanted, progress)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for line in [*result.summary_lines(), f"results: {result.folder}"]:
+        typer.echo(line)

@@ -1,0 +1,208 @@
+"""Options that several verbs share, and the way from their text to `BuildOptions`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeq.cli.output import say
+from edgeq.core.errors import InputError, describe_choices
+
+if TYPE_CHECKING:  # the pipeline loads torch: only a verb that runs it may import it
+    from edgeq.core.specs import Effort
+    from edgeq.pipeline import BuildOptions
+
+DEFAULT_RECIPE = "dsg"
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The trained network, an ONNX file.")]
+Target = Annotated[str, typer.Option(help="Chip and runtime; `edgeq targets` lists them.")]
+Bits = Annotated[
+    str, typer.Option(metavar="wNaM", help="Widths of weights and activations, 2 to 8.")
+]
+FirstLast = Annotated[
+    str, typer.Option(metavar="int8|same", help="Width of the first and the last layer.")
+]
+EffortName = Annotated[
+    str, typer.Option(metavar="quick|standard|max", help="How much compute to spend.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
+Recipe = Annotated[str, typer.Option(help="Published method; `edgeq recipes` lists them.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Preprocessing by name: imagenet, cifar10, unit and others.")
+]
+Mean = Annotated[
+    str, typer.Option(metavar="A,B,C", help="Mean of each channel, for pixels in 0..1.")
+]
+Std = Annotated[
+    str, typer.Option(metavar="A,B,C", help="Standard deviation of each channel, same unit.")
+]
+Bounds = Annotated[
+    str,
+    typer.Option(metavar="LOW,HIGH", help="Legal values of the input, in the model's own unit."),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", metavar="NAME:1x3x224x224", help="Shape of a dynamic input; repeatable."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One figure of the recipe; repeatable."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Write the result to standard output as JSON.")]
+
+
+def make_options(
+    model: Path,
+    *,
+    out: Path,
+    target: str = "cpu",
+    bits: str = "w8a8",
+    first_last: str = "int8",
+    effort: str = "standard",
+    seed: int = 0,
+    recipe: str = DEFAULT_RECIPE,
+    preset: str | None = None,
+    mean: str = "",
+    std: str = "",
+    bounds: str = "",
+    shapes: Sequence[str] | None = None,
+    eval_path: Path | None = None,
+    settings: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> BuildOptions:
+    """Return the options of a build from their text on the command line.
+
+    Raises:
+        InputError: if a value cannot be read.
+    """
+    from edgeq.core.specs import BitSpec
+    from edgeq.pipeline import BuildOptions
+
+    is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
+    return BuildOptions(
+        model=model,
+        target=target,
+        bits=BitSpec.parse(bits, first_last_same=is_same),
+        effort=read_effort(effort),
+        seed=seed,
+        out=out,
+        recipe=recipe,
+        preset=preset,
+        mean=read_numbers("--mean", mean),
+        std=read_numbers("--std", std),
+        bounds=read_bounds(bounds),
+        shapes=read_shapes(shapes or ()),
+        eval_path=eval_path,
+        settings=read_settings(settings or ()),
+        overwrite=overwrite,
+    )
+
+
+def say_defaults(context: typer.Context, **chosen: object) -> None:
+    """Write every default in use to standard error, in the form in which it would be typed.
+
+    Args:
+        context: of the running verb.
+        chosen: values of options whose default depends on the others, by parameter name.
+    """
+    words = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        value = chosen.get(name, context.params.get(name))
+        if (
+            source is not None
+            and source.name == "DEFAULT"
+            and value not in (None, "", False, [], ())
+        ):
+            words.append(f"{parameter.opts[0]} {value}")
+    if words:
+        say(f"defaults: {' '.join(words)}")
+
+
+def read_choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """Return `value`, which must be one of `choices`."""
+    if value not in choices:
+        raise InputError(
+            f"{option} '{value}' is not understood",
+            why=f"{option} has {len(choices)} values",
+            mend=describe_choices(value, choices),
+        )
+    return value
+
+
+def read_effort(value: str) -> Effort:
+    """Return the effort that `value` names."""
+    from edgeq.core.specs import Effort
+
+    return Effort(read_choice("--effort", value, [item.value for item in Effort]))
+
+
+def read_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of a comma-separated list; an empty text gives none."""
+    if not text.strip():
+        return ()
+    try:
+        numbers = tuple(float(item) for item in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise _unread(option, text, "it takes finite numbers with commas between", "0.48,0.45,0.40")
+    return numbers
+
+
+def read_bounds(text: str) -> tuple[float, ...]:
+    """Return (low, high), or nothing for an empty text."""
+    numbers = read_numbers("--bounds", text)
+    if len(numbers) not in (0, 2):
+        raise _unread("--bounds", text, "the legal box has a lower and an upper bound", "0,1")
+    return numbers
+
+
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return input names and shapes; the name may hold colons, as some exporters write it."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.split("x"))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) <= 0:
+            raise _unread(
+                "--shape", text, "a shape is NAME:SIZExSIZE..., all > 0", "input:1x3x224x224"
+            )
+        if name in shapes:
+            raise _unread(
+                "--shape", text, f"input '{name}' already has a shape", "one for each input"
+            )
+        shapes[name] = shape
+    return shapes
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Return the keys and values of `--set`; the recipe checks both."""
+    settings: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise _unread("--set", text, "a setting is KEY=VALUE", "steps=500")
+        if key in settings:
+            raise _unread("--set", text, f"'{key}' is set twice", "one --set for each key")
+        settings[key] = value
+    return settings
+
+
+def _unread(option: str, text: str, why: str, example: Any) -> InputError:
+    return InputError(
+        f"{option} '{text}' is not understood",
+        why=why,
+        mend=f"pass for instance {option} {example}",
+    )
