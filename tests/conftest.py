@@ -1,0 +1,44 @@
+"""What tests of several rooms use: graphs in ONNX's text form."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+ParseGraph = Callable[..., onnx.ModelProto]
+
+_HEADER = '<ir_version: 8, opset_import: ["" : {opset}]>\n'
+
+
+@pytest.fixture(scope="session")
+def parse_graph() -> ParseGraph:
+    """Return a function from graph text to a checked model with inferred shapes.
+
+    A declared tensor that no node makes becomes an initializer: the array given under its name, else small normal
+    numbers that depend on the name only. Text without a header gets IR 8 and opset 17 (or `opset`).
+    """
+
+    def parse(text: str, *, opset: int = 17, **arrays: NDArray[Any]) -> onnx.ModelProto:
+        header = "" if text.lstrip().startswith("<ir_version") else _HEADER.format(opset=opset)
+        model = onnx.parser.parse_model(header + text.strip())
+        made = {name for node in model.graph.node for name in node.output}
+        declared = [item for item in model.graph.value_info if item.name not in made]
+        for item in declared:
+            value = arrays.get(item.name)
+            if value is None:
+                shape = [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+                generator = np.random.default_rng(zlib.crc32(item.name.encode()))
+                value = (generator.standard_normal(shape) / 4).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(value, item.name))
+            model.graph.value_info.remove(item)
+        onnx.checker.check_model(model, full_check=True)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+    return parse
