@@ -26,6 +26,9 @@ Scalar = float | Tensor
 
 AutoPad = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 
+# What torch raises when a node's values, types or shapes do not fit.
+CONVERSION_FAULTS = (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

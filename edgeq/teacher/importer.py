@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from edgeq.core.errors import ModelError
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
-from edgeq.teacher.converters import CONVERTERS, Converter, accepts
+from edgeq.teacher.converters import CONVERSION_FAULTS, CONVERTERS, Converter, accepts
 from edgeq.teacher.support import plain, require_supported
 from edgeq.teacher.teacher import Teacher
 
@@ -36,8 +36,8 @@ def import_teacher(model: onnx.ModelProto) -> Teacher:
 class _Builder:
     """Builds the fx graph in file order, which ONNX demands to be topological.
 
-    A tensor name is in exactly one of: `_aliases` (an Identity of a constant), `_constants`, `_nodes`; a constant that
-    is read as a tensor is in `_nodes` as well.
+    A constant is in `_values` once it was asked for, and in `_nodes` once a node reads it as a tensor; an activation is
+    in `_nodes` alone.
     """
 
     def __init__(self, view: GraphView) -> None:
@@ -46,10 +46,11 @@ class _Builder:
         self._root = nn.Module()
         self._taken = set(dir(fx.GraphModule(nn.Module(), fx.Graph())))
         self._nodes: dict[str, fx.Node] = {}
-        self._folded: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
         self._binding: dict[str, str] = {}
 
     def build(self) -> Teacher:
+        """Return the teacher."""
         for name in self._view.inputs:
             self._nodes[name] = self._graph.create_node("placeholder", _identifier(name), name=name)
         for node in self._view.nodes:
@@ -113,12 +114,12 @@ class _Builder:
         keywords: dict[str, Any],
         values: list[Tensor | None],
     ) -> None:
-        if node.op_type == "Identity":
-            return  # `_constant` and `_node` follow it to its source, so that a weight stays a parameter
+        if self._view.constant_root(node.output[0]) is not None:
+            return  # an Identity; `_constant` and `_node` follow it, so that a weight stays a parameter
         try:
             with torch.no_grad():
                 result = entry.function(*values, **keywords)
-        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except CONVERSION_FAULTS as error:
             raise ModelError(
                 f"{node.op_type} cannot be computed from its constants: {error}",
                 why="a node whose inputs are all constant is computed at import",
@@ -126,17 +127,17 @@ class _Builder:
                 node=node_id(node),
             ) from error
         parts = result if entry.returns_tuple else (result,)
-        self._folded.update(zip(node.output, parts, strict=False))
+        self._values.update(zip(node.output, parts, strict=False))
 
     def _constant(self, name: str) -> Tensor | None:
         """Return the value of a constant tensor, or None for an activation."""
         name = self._view.constant_root(name) or name
-        if name not in self._folded:
+        if name not in self._values:
             array = self._view.constant(name)
             if array is None:
                 return None
-            self._folded[name] = _to_torch(array, name)
-        return self._folded[name]
+            self._values[name] = _to_torch(array, name)
+        return self._values[name]
 
     def _argument(self, name: str, value: Tensor | None, hint: Any) -> Any:
         """Return what stands in the call for one input."""
