@@ -56,7 +56,7 @@ app.command(epilog="Example: edgeq synth model.onnx --preset imagenet --seed 1")
 app.command(epilog="Example: edgeq explain model.onnx --target jetson-orin")(explain)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
-app.command(epilog="Example: edgeq recipes --show dsg")(recipes)
+app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)
 app.command(epilog="Example: edgeq doctor")(doctor)
 
 

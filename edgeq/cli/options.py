@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # the pipeline loads torch: only a verb that runs it may impo
     from edgeq.core.specs import Effort
     from edgeq.pipeline import BuildOptions
 
-DEFAULT_RECIPE = "dsg"
+DEFAULT_RECIPE = (
+    "edgeq"  # that of core.recipes, which is too much to load for `--help`; a test compares them
+)
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The trained network, an ONNX file.")]
 Target = Annotated[str, typer.Option(help="Chip and runtime; `edgeq targets` lists them.")]
@@ -193,7 +195,7 @@ def read_settings(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
-            raise _unread("--set", text, "a setting is KEY=VALUE", "steps=500")
+            raise _unread("--set", text, "a setting is KEY=VALUE", "training.steps=500")
         if key in settings:
             raise _unread("--set", text, f"'{key}' is set twice", "one --set for each key")
         settings[key] = value

@@ -20,4 +20,7 @@ def recipes(
     if show is not None:
         print_fields(load_recipe(show).to_dict())
         return
-    print_table(("recipe",), [(name,) for name in list_recipes()])
+    print_table(
+        ("recipe", "what", "source"),
+        [(item.name, item.title, item.source) for item in list_recipes()],
+    )

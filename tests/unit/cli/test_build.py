@@ -39,7 +39,7 @@ def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
         "effort": Effort.STANDARD,
         "seed": 0,
         "out": Path("model.v2.cpu"),
-        "recipe": "dsg",
+        "recipe": "edgeq",
         "preset": None,
         "mean": (),
         "std": (),
@@ -90,7 +90,7 @@ def test_json_has_standard_output_for_itself(edgeq: Any, seen: list[Any]) -> Non
 def test_every_default_in_use_is_said_and_nothing_else(edgeq: Any, seen: list[Any]) -> None:
     done = edgeq(*BUILD, "--seed", "0", "--bits", "w4a8")
     assert done.err.splitlines()[0] == (
-        "defaults: --first-last int8 --effort standard --out model.v2.cpu --recipe dsg"
+        "defaults: --first-last int8 --effort standard --out model.v2.cpu --recipe edgeq"
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgeq.cli import options
+from edgeq.core import recipes
 from edgeq.core.errors import InputError
 from edgeq.core.specs import Effort
 
@@ -50,6 +51,10 @@ def test_settings_keep_all_behind_the_first_equals_sign() -> None:
 def test_a_setting_without_key_or_value_is_refused(texts: list[str]) -> None:
     with pytest.raises(InputError, match="--set"):
         options.read_settings(texts)
+
+
+def test_the_default_recipe_is_that_of_the_core() -> None:
+    assert options.DEFAULT_RECIPE == recipes.DEFAULT_RECIPE
 
 
 def test_every_effort_has_its_word() -> None:

@@ -10,7 +10,7 @@ def test_the_folder_of_the_set_is_printed(edgeq: Any, pipeline: Any) -> None:
     pipeline.answer = lambda options: options.out / f"{options.recipe}-{options.seed}"
     done = edgeq("synth", "m.onnx", "--seed", "3")
     assert done.code == 0
-    assert done.out == f"sample set: {Path('m.samples/dsg-3')}\n"
+    assert done.out == f"sample set: {Path('m.samples/edgeq-3')}\n"
 
 
 def test_a_model_without_statistics_ends_with_3(edgeq: Any, pipeline: Any) -> None:
