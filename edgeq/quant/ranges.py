@@ -1,0 +1,71 @@
+"""First ranges: the scale at which rounding costs the least, by search."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgeq.core.errors import NumericsError
+from edgeq.core.plan import Grid
+
+# Shares of the largest absolute value that are tried as amax. Above 1 the coarsest grids gain (2 and 3 bits).
+CANDIDATES = tuple(0.01 * percent for percent in range(2, 131, 1))
+
+
+def mse_scale(x: Tensor, grid: Grid) -> Tensor:
+    """Return the scale with the least squared rounding error among `CANDIDATES`.
+
+    Args:
+        x: any shape; per channel along `grid.axis` where that is given.
+        grid: the codes.
+
+    Returns:
+        [] or [C], float32, > 0; a channel of zeros gets the scale 1 / high.
+
+    Raises:
+        NumericsError: if `x` has NaN or infinity.
+
+    Source: OMSE / Lp grid search with p = 2.
+    """
+    rows = x.reshape(1, -1) if grid.axis is None else x.movedim(grid.axis, 0).flatten(1)
+    rows = rows.detach().float()
+    if not torch.isfinite(rows).all():
+        raise NumericsError(
+            "NaN or infinity in a tensor whose range is wanted",
+            why="a range is taken over finite values",
+            mend="look for overflow in the model; a float16 file may need to be exported in float32",
+        )
+    amax = rows.abs().amax(1, keepdim=True)
+    amax = torch.where(amax > 0, amax, torch.ones_like(amax))
+    best = torch.full_like(amax, float("inf"))
+    scale = amax / grid.high
+    for share in CANDIDATES:
+        candidate = amax * share / grid.high
+        rounded = (rows / candidate).round_().clamp_(grid.low, grid.high).mul_(candidate)
+        error = rounded.sub_(rows).square_().sum(1, keepdim=True)
+        better = error < best
+        best = torch.where(better, error, best)
+        scale = torch.where(better, candidate, scale)
+    return scale[0, 0] if grid.axis is None else scale[:, 0]
+
+
+class ValueSample:
+    """A bounded, deterministic sample of the values of a tensor that is seen batch by batch.
+
+    Args:
+        limit: how many values are kept of each batch.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        """Keep evenly spaced values of `x`, and its extremes."""
+        flat = x.detach().flatten()
+        step = max(1, flat.numel() // self._limit)
+        self._parts += [flat[::step].clone(), flat.amin()[None], flat.amax()[None]]
+
+    def values(self) -> Tensor:
+        """Return everything that was kept, [n]."""
+        return torch.cat(self._parts)

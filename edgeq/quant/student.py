@@ -1,0 +1,212 @@
+"""The student: the teacher's graph with the plan's fake quantizers in it.
+
+Each quantized tensor gets one quantizer node behind the fx node that makes it, and exactly the sites of its decision
+read it; so simulation, Q/DQ file and engine quantize the same edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from edgeq.core.errors import EdgeqBug
+from edgeq.core.numerics import choose_scale, quantize
+from edgeq.core.plan import Decision, FixedRange, Grid, QuantPlan, Role, SharedRange
+from edgeq.core.quantized import QuantizedValues
+from edgeq.quant.fake_quant import FakeQuantizer
+from edgeq.quant.ranges import ValueSample, mse_scale
+from edgeq.teacher.teacher import Teacher, with_outputs
+
+# Values of each tensor and batch that the range search sees; the error of the found scale is below 0.1 % of it.
+VALUES_PER_BATCH = 1 << 16
+
+
+class Student:
+    """A trainable copy of the teacher under a plan.
+
+    Attributes:
+        teacher: the copy itself, quantizers inside; `with_outputs` works on it.
+        plan: what is quantized.
+        quantizers: by owner tensor.
+    """
+
+    def __init__(self, teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -> None:
+        """Insert quantizers whose first ranges come from `batches` run through the float teacher."""
+        self.teacher = teacher.copy()
+        self.plan = plan
+        self.quantizers = self._make_quantizers(teacher, batches)
+        self._calls: dict[str, fx.Node] = {}
+        self._attributes = {tensor: name for name, tensor in self.teacher.binding.items()}
+        self._insert()
+
+    def _make_quantizers(
+        self, teacher: Teacher, batches: Sequence[Tensor]
+    ) -> dict[str, FakeQuantizer]:
+        ranges = observe(
+            teacher,
+            [
+                decision.tensor
+                for decision in self.plan.quantized(Role.ACTIVATION)
+                if not isinstance(decision.owner, SharedRange | FixedRange)
+            ],
+            batches,
+        )
+        parameters = {tensor: name for name, tensor in self.teacher.binding.items()}
+        quantizers = {}
+        for decision in self.plan.quantized():
+            if isinstance(decision.owner, SharedRange):
+                continue
+            grid = require_grid(decision)
+            if isinstance(decision.owner, FixedRange):
+                scale, ndim = torch.from_numpy(choose_scale(decision.owner.amax, high=grid.high)), 0
+            elif decision.role is Role.WEIGHT:
+                weight = self.teacher.module.get_parameter(parameters[decision.tensor])
+                scale, ndim = mse_scale(weight, grid), weight.ndim
+            else:
+                scale, ndim = mse_scale(ranges[decision.tensor].values(), grid), 0
+            quantizers[decision.tensor] = FakeQuantizer(grid, scale, ndim=ndim)
+        return quantizers
+
+    def _insert(self) -> None:
+        module = self.teacher.module
+        graph = module.graph
+        nodes = {node.name: node for node in graph.nodes}
+        by_onnx = {node.meta["onnx_node"]: node for node in graph.nodes if "onnx_node" in node.meta}
+        names = {}
+        for index, (owner, quantizer) in enumerate(self.quantizers.items()):
+            names[owner] = f"quantizer_{index}"
+            module.add_submodule(names[owner], quantizer)
+        for decision in self.plan.quantized():
+            source = nodes[self.teacher.fx_node_of[decision.tensor]]
+            with graph.inserting_after(_last_of_prologue(source)):
+                call = graph.call_module(names[self.plan.owner_of(decision.tensor)], (source,))
+            for site in decision.sites:
+                reader = by_onnx.get(site.node)
+                if reader is None or reader.args[site.index] is not source:
+                    msg = f"site {site} of '{decision.tensor}' is not in the teacher's graph"
+                    raise EdgeqBug(msg)
+                reader.update_arg(site.index, call)
+            self._calls[decision.tensor] = call
+        graph.lint()
+        module.recompile()
+
+    def parameters_of(self, role: Role) -> dict[str, nn.Parameter]:
+        """Return the log scales of one role by owner tensor; fixed ranges are left out."""
+        return {
+            decision.tensor: self.quantizers[decision.tensor].log_scale
+            for decision in self.plan.quantized(role)
+            if decision.tensor in self.quantizers and not isinstance(decision.owner, FixedRange)
+        }
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the quantized weights by tensor."""
+        return {
+            decision.tensor: self.teacher.module.get_parameter(self._attributes[decision.tensor])
+            for decision in self.plan.quantized(Role.WEIGHT)
+        }
+
+    def biases(self) -> dict[str, tuple[nn.Parameter, str]]:
+        """Return the biases of quantized layers: tensor to (parameter, the layer's output tensor)."""
+        graph = self.teacher.module.graph
+        by_onnx = {node.meta["onnx_node"]: node for node in graph.nodes if "onnx_node" in node.meta}
+        found: dict[str, tuple[nn.Parameter, str]] = {}
+        for decision in self.plan.quantized(Role.WEIGHT):
+            for site in decision.sites:
+                args = by_onnx[site.node].args
+                bias = args[2] if len(args) > 2 else None
+                if isinstance(bias, fx.Node) and bias.op == "get_attr" and len(bias.users) == 1:
+                    name = str(bias.target)
+                    tensor = self.teacher.binding[name]
+                    if isinstance(getattr(self.teacher.module, name), nn.Parameter):
+                        found[tensor] = (self.teacher.module.get_parameter(name), site.node)
+        return found
+
+    def activation_codes(self, x: Tensor) -> dict[str, NDArray[np.int8]]:
+        """Return the integer codes of every quantized activation for the inputs `x`."""
+        decisions = list(self.plan.quantized(Role.ACTIVATION))
+        module = with_outputs(self.teacher, [decision.tensor for decision in decisions])
+        with torch.no_grad():
+            _, captured = module(x)
+        return {
+            decision.tensor: self.quantizers[self.plan.owner_of(decision.tensor)]
+            .codes(value)
+            .numpy()
+            .astype(np.int8)
+            for decision, value in zip(decisions, captured, strict=True)
+        }
+
+    def values(self) -> QuantizedValues:
+        """Return what the writer needs: scales, integer weights, trained biases."""
+        scales = {
+            decision.tensor: self.quantizers[self.plan.owner_of(decision.tensor)]
+            .scale()
+            .detach()
+            .numpy()
+            .copy()
+            for decision in self.plan.quantized()
+        }
+        codes = {}
+        for decision in self.plan.quantized(Role.WEIGHT):
+            grid = require_grid(decision)
+            weight = self.weights()[decision.tensor].detach().numpy()
+            codes[decision.tensor] = quantize(
+                weight,
+                scales[decision.tensor],
+                low=grid.low,
+                high=grid.high,
+                axis=grid.axis or 0,
+            )
+        biases = {
+            tensor: bias.detach().numpy().copy() for tensor, (bias, _) in self.biases().items()
+        }
+        return QuantizedValues(scales=scales, codes=codes, floats=biases)
+
+    def load(self, values: QuantizedValues) -> None:
+        """Set scales, weights and biases to `values` (weights become their dequantized codes)."""
+        with torch.no_grad():
+            for owner, quantizer in self.quantizers.items():
+                quantizer.log_scale.copy_(torch.from_numpy(values.scales[owner]).log())
+            for tensor, weight in self.weights().items():
+                grid = self.quantizers[tensor].grid
+                shape = [1] * weight.ndim
+                if grid.axis is not None:
+                    shape[grid.axis] = -1
+                scale = torch.from_numpy(values.scales[tensor]).view(
+                    shape if grid.axis is not None else []
+                )
+                weight.copy_(torch.from_numpy(values.codes[tensor]).float() * scale)
+            for tensor, (bias, _) in self.biases().items():
+                bias.copy_(torch.from_numpy(values.floats[tensor]))
+
+
+def observe(
+    teacher: Teacher, tensors: Sequence[str], batches: Sequence[Tensor]
+) -> dict[str, ValueSample]:
+    """Return a sample of the values of each tensor over all batches, by the float teacher."""
+    module = with_outputs(teacher, tensors)
+    samples = {name: ValueSample(VALUES_PER_BATCH) for name in tensors}
+    with torch.no_grad():
+        for batch in batches:
+            _, captured = module(batch)
+            for name, value in zip(tensors, captured, strict=True):
+                samples[name].add(value)
+    return samples
+
+
+def require_grid(decision: Decision) -> Grid:
+    """Return the grid of a decision that quantizes."""
+    if decision.grid is None:
+        msg = f"'{decision.tensor}' has no grid"
+        raise EdgeqBug(msg)
+    return decision.grid
+
+
+def _last_of_prologue(node: fx.Node) -> fx.Node:
+    """Return where something behind `node` may be inserted: behind all placeholders if it is one of them."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node

@@ -1,0 +1,233 @@
+"""Zero-shot training of the student: first ranges, then weights, scales and biases together.
+
+Main entry: `train_student`. The teacher runs once a step on the same augmented batch; nothing but the sample set is
+ever read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from edgeq.core.errors import BuildError
+from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.recipes import TrainingSpec
+from edgeq.core.samples import SampleSet
+from edgeq.core.seeds import derive_seed
+from edgeq.core.specs import InputSpec, Layout
+from edgeq.quant.augment import augment
+from edgeq.quant.objectives import (
+    activation_map,
+    activation_map_alignment,
+    distillation,
+    easy_cross_entropy,
+    feature_alignment,
+    relative_error,
+)
+from edgeq.quant.student import Student
+from edgeq.teacher.teacher import Teacher, with_outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProblem:
+    """What is trained, and on what.
+
+    Attributes:
+        teacher: of the BN-folded graph that ships.
+        plan: the placement on that graph.
+        samples: the sample set.
+        input: the one picture input.
+        blocks: tensors whose values the student is to match.
+        last_map: the last tensor with spatial axes, for class activation maps; None where there is none.
+    """
+
+    teacher: Teacher
+    plan: QuantPlan
+    samples: SampleSet
+    input: InputSpec
+    blocks: tuple[str, ...]
+    last_map: str | None
+
+
+def train_student(
+    problem: TrainingProblem, spec: TrainingSpec, *, seed: int, progress: Progress | None = None
+) -> tuple[Student, list[dict[str, float]]]:
+    """Return the trained student and its loss terms over time.
+
+    Args:
+        problem: teacher, plan and sample set.
+        spec: figures of the recipe.
+        seed: of the build.
+        progress: told the loss at every step.
+
+    Returns:
+        student: after the last step (there is no choice of a best one: nothing to choose by).
+        history: about 200 rows, evenly spaced: step and each unweighted term.
+
+    Raises:
+        BuildError: if the loss stops being finite.
+    """
+    progress = progress or NoProgress()
+    x = torch.from_numpy(problem.samples.samples)
+    progress.start("train", max(spec.steps, 1), "step")
+    student = Student(problem.teacher, problem.plan, x[: spec.range_samples].split(spec.batch))
+    history: list[dict[str, float]] = []
+    loop = _Loop(problem, student, spec)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "train"))
+    batches = _batches(len(x), spec.batch, generator)
+    keep_every = max(1, spec.steps // 200)
+    for step in range(spec.steps):
+        index = next(batches)
+        picked = _augmented(x[index], problem.input, spec, generator)
+        labels = None
+        if problem.samples.labels is not None:
+            labels = torch.from_numpy(problem.samples.labels)[index]
+        terms = loop.step(picked, labels, share=step / spec.steps)
+        progress.advance(loss=terms["loss"])
+        if step % keep_every == 0 or step == spec.steps - 1:
+            history.append({"step": float(step), **terms})
+    last = history[-1]["loss"] if history else math.nan
+    progress.finish(
+        f"{len(student.quantizers)} scales and {len(student.weights())} layers, loss {last:.4g}"
+        if history
+        else f"{len(student.quantizers)} ranges set, no training step asked for"
+    )
+    return student, history
+
+
+class _Loop:
+    """One optimiser over weights, scales and biases, and the objective."""
+
+    def __init__(self, problem: TrainingProblem, student: Student, spec: TrainingSpec) -> None:
+        self._spec = spec
+        watched = list(problem.blocks)
+        self._map_index = None
+        if problem.last_map is not None and spec.activation_map > 0:
+            watched.append(problem.last_map)
+            self._map_index = len(watched) - 1
+        self._blocks = len(problem.blocks)
+        self._student = with_outputs(student.teacher, watched)
+        self._teacher = with_outputs(problem.teacher, watched)
+        if problem.last_map is not None and self._map_index is not None:
+            _track_from(self._teacher, problem.teacher.fx_node_of[problem.last_map])
+        self._optimizer = torch.optim.Adam(_groups(problem, student, spec), betas=(0.9, 0.99))
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+
+    def step(self, x: Tensor, labels: Tensor | None, *, share: float) -> dict[str, float]:
+        """Train on one batch; `share` of the training is done. Return the terms of the loss."""
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
+        weighted, terms = self._objective(x, labels)
+        loss = torch.stack(weighted).sum()
+        if not torch.isfinite(loss):
+            raise BuildError(
+                f"the training loss is no longer finite: {terms}",
+                why="weights or scales have run away",
+                mend="lower --set training.weight_rate and training.scale_rate, or try another --seed",
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return {"loss": loss.item(), **terms}
+
+    def _objective(self, x: Tensor, labels: Tensor | None) -> tuple[list[Tensor], dict[str, float]]:
+        spec = self._spec
+        wanted, wanted_features = self._teacher(x)
+        wanted_map = None
+        if self._map_index is not None:
+            wanted_map = activation_map(wanted[0], wanted_features[self._map_index]).detach()
+        targets = [output.detach() for output in wanted]
+        outputs, features = self._student(x)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if labels is not None:
+            value = distillation(outputs[0], targets[0], spec.temperature)
+            terms["distillation"] = (spec.distillation, value)
+        else:
+            errors = [relative_error(a, b) for a, b in zip(outputs, targets, strict=True)]
+            terms["outputs"] = (spec.distillation, torch.stack(errors).mean())
+        if spec.features > 0 and self._blocks > 0:
+            blocks = [feature.detach() for feature in wanted_features[: self._blocks]]
+            value = feature_alignment(features[: self._blocks], blocks)
+            terms["features"] = (spec.features, value)
+        if labels is not None and spec.hard_label > 0:
+            value = easy_cross_entropy(outputs[0], targets[0], labels, spec.difficulty)
+            terms["hard_label"] = (spec.hard_label, value)
+        if wanted_map is not None and self._map_index is not None:
+            found = activation_map(outputs[0], features[self._map_index])
+            terms["activation_map"] = (
+                spec.activation_map,
+                activation_map_alignment(found, wanted_map),
+            )
+        return (
+            [weight * value for weight, value in terms.values()],
+            {name: float(value.detach()) for name, (_, value) in terms.items()},
+        )
+
+
+def _track_from(module: fx.GraphModule, name: str) -> None:
+    """Make autograd start at the fx node `name`: what comes after it is tracked, what comes before is not."""
+    graph = module.graph
+    node = next(item for item in graph.nodes if item.name == name)
+    with graph.inserting_after(node):
+        leaf = graph.call_function(_leaf, (node,))
+    node.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
+    module.recompile()
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(True)
+
+
+def _groups(
+    problem: TrainingProblem, student: Student, spec: TrainingSpec
+) -> list[dict[str, object]]:
+    """Return Adam's parameter groups with rates in the unit of what they move."""
+    groups: list[dict[str, object]] = []
+    for tensor, weight in student.weights().items():
+        step = float(student.quantizers[tensor].scale().detach().mean())
+        weight.requires_grad_(True)
+        groups.append({"params": [weight], "lr": spec.weight_rate * step})
+    scales = [
+        *student.parameters_of(Role.WEIGHT).values(),
+        *student.parameters_of(Role.ACTIVATION).values(),
+    ]
+    for quantizer in student.quantizers.values():
+        quantizer.log_scale.requires_grad_(False)
+    for scale in scales:
+        scale.requires_grad_(True)
+    groups.append({"params": scales, "lr": spec.scale_rate})
+    biases = student.biases()
+    outputs = [output for _, output in biases.values()]
+    module = with_outputs(problem.teacher, outputs)
+    with torch.no_grad():
+        _, values = module(torch.from_numpy(problem.samples.samples[: spec.batch]))
+    for (bias, _), value in zip(biases.values(), values, strict=True):
+        bias.requires_grad_(True)
+        groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std())})
+    return groups
+
+
+def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index batches without end: permutations of all samples, one after the other, none dropped."""
+    pool = torch.empty(0, dtype=torch.int64)
+    size = min(batch, count)
+    while True:
+        while len(pool) < size:
+            pool = torch.cat([pool, torch.randperm(count, generator=generator)])
+        yield pool[:size]
+        pool = pool[size:]
+
+
+def _augmented(
+    x: Tensor, spec: InputSpec, training: TrainingSpec, generator: torch.Generator
+) -> Tensor:
+    if spec.layout is Layout.NCHW:
+        return augment(x, training, generator)
+    if spec.layout is Layout.NHWC:
+        return augment(x.permute(0, 3, 1, 2), training, generator).permute(0, 2, 3, 1)
+    return x
