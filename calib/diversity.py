@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def spectral_gram_term(x: Tensor, noise: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spectrum:
+    """Eigenvalues [N], ascending, and eigenvectors [N, N], in columns, of a batch's Gram matrix; float64."""
+
+    values: Tensor
+    vectors: Tensor
+
+
+def gram_spectrum(x: Tensor) -> Spectrum:
+    """Return the spectrum of K = U U^T, U the flattened samples of `x` [N, ...] scaled to unit length."""
+    rows = torch.nn.functional.normalize(x.flatten(1).double(), dim=1)
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    return Spectrum(values=values, vectors=vectors)
+
+
+def spectral_gram_term(x: Tensor, noise: Spectrum) -> Tensor:
     """Return how far the batch's Gram spectrum is from that of uncorrelated noise; [].
 
-    With U the rows of the batch scaled to unit length and K = U U^T: eigenvalues lambda and eigenvectors V of K, and
-    lambda*, V* of the same matrix of `noise`, both ascending:
-    1e-4 mean (lambda - lambda*)^2 + sum_j lhat_j (1 - |<V_j, V*_j>|) / N, lhat = lambda* scaled to 0..1.
+    With lambda, V the spectrum of the batch and lambda*, V* that of noise:
+    1e-4 mean (lambda - lambda*)^2 + mean_j lhat_j (1 - |<V_j, V*_j>|), lhat = lambda* scaled to 0..1.
 
     Args:
         x: [N, ...], the batch.
-        noise: [N, ...], a fresh N(0, 1) batch of the same shape.
+        noise: of a N(0, 1) batch of the same shape.
 
     Source: spatial correlation inhibition of DSG (Qin et al., TPAMI 2023), block E1. Deviations: symmetric
     eigendecomposition in float64, sorted; the inner product's absolute value, since an eigenvector's sign is
-    arbitrary; written as a distance, so that its minimum is 0.
+    arbitrary; written as a distance, so that its minimum is 0; one noise batch a run instead of one a step.
     """
-    values, vectors = torch.linalg.eigh(_gram(x))
-    wanted, directions = torch.linalg.eigh(_gram(noise))
-    weights = (wanted - wanted[0]) / (wanted[-1] - wanted[0]).clamp_min(1e-12)
-    alignment = (vectors * directions).sum(0).abs()
-    return (1e-4 * (values - wanted).square().mean() + (weights * (1 - alignment)).mean()).float()
-
-
-def _gram(x: Tensor) -> Tensor:
-    rows = torch.nn.functional.normalize(x.flatten(1).double(), dim=1)
-    return rows @ rows.T
+    found = gram_spectrum(x)
+    span = (noise.values[-1] - noise.values[0]).clamp_min(1e-12)
+    weights = (noise.values - noise.values[0]) / span
+    alignment = (found.vectors * noise.vectors).sum(0).abs()
+    gap = (found.values - noise.values).square().mean()
+    return (1e-4 * gap + (weights * (1 - alignment)).mean()).float()

@@ -22,7 +22,8 @@ def lowpass(x: Tensor, cutoff: float) -> Tensor:
     columns = torch.fft.rfftfreq(width, device=x.device) * 2
     distance = rows[:, None].square() + columns[None].square()
     gain = torch.exp(-distance / (2 * cutoff**2))
-    return torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=(height, width))
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=(height, width))
+    return filtered
 
 
 def random_shift(x: Tensor, largest: int, generator: torch.Generator) -> Tensor:

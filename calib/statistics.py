@@ -2,7 +2,7 @@
 
 Notation of one layer: a [N, C, H, W] or [N, C] is the tensor that enters the BatchNormalization; mu, s [C] are its
 stored mean and standard deviation sqrt(var + eps); m, w are the measured mean and standard deviation, over N, H, W
-(scope "batch", [C]) or over H, W of each sample (scope "sample", [N, C]).
+(of the batch, [C]) or over H, W of each sample ([N, C]).
 
 Every deviation is divided by s, so that a layer of small variance counts as much as one of large variance
 (deviation from ZeroQ's A1, which sums absolute squares over channels and lets the widest layers rule).
@@ -49,48 +49,66 @@ def targets_from_table(table: BNTable) -> list[LayerStatistics]:
     ]
 
 
-def measure(a: Tensor, *, per_sample: bool) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (biased) of `a` over its positions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """What one pass over an activation gives; variances are biased.
 
-    Args:
-        a: [N, C, *positions]; a tensor without positions has batch statistics only.
-        per_sample: false: over N and positions, [C] each; true: over positions, [N, C] each.
+    Attributes:
+        mean, var: [C], over the batch and all positions.
+        sample_mean, sample_var: [N, C], over the positions of each sample; None without positions.
     """
-    axes = tuple(range(2, a.ndim)) if per_sample else (0, *range(2, a.ndim))
-    var, mean = torch.var_mean(a, axes, correction=0)
-    return mean, (var + VARIANCE_FLOOR).sqrt()
+
+    mean: Tensor
+    var: Tensor
+    sample_mean: Tensor | None
+    sample_var: Tensor | None
 
 
-def deviation(a: Tensor, target: LayerStatistics, *, per_sample: bool) -> Tensor:
+def measure(a: Tensor) -> Moments:
+    """Return the moments of `a` [N, C, *positions].
+
+    The batch's variance is the mean of the samples' variances plus the variance of their means, so the large tensor
+    is read once for both.
+    """
+    if a.ndim == 2:
+        var, mean = torch.var_mean(a, 0, correction=0)
+        return Moments(mean=mean, var=var, sample_mean=None, sample_var=None)
+    sample_var, sample_mean = torch.var_mean(a, tuple(range(2, a.ndim)), correction=0)
+    between, mean = torch.var_mean(sample_mean, 0, correction=0)
+    return Moments(
+        mean=mean,
+        var=sample_var.mean(0) + between,
+        sample_mean=sample_mean,
+        sample_var=sample_var,
+    )
+
+
+def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
     """Return mean_c [ hinge(|m - mu| / s - delta)^2 + hinge(|w - s| / s - gamma)^2 ].
 
     Args:
-        a: [N, C, *positions].
+        mean, var: m and w^2, [C] of a batch or [N, C] of samples.
         target: mu, s, and the slacks delta and gamma.
-        per_sample: as in `measure`.
 
     Returns:
         [] for the batch, [N] per sample.
 
     Source: ZeroQ A1 / GDFQ A2 with the slack of DSG (Zhang et al., CVPR 2021, eq. of SDA); relative, see module.
     """
-    mean, std = measure(a, per_sample=per_sample)
+    std = (var + VARIANCE_FLOOR).sqrt()
     mean_gap = ((mean - target.mean).abs() / target.std - target.mean_slack).clamp_min(0)
     std_gap = ((std - target.std).abs() / target.std - target.std_slack).clamp_min(0)
     return (mean_gap.square() + std_gap.square()).mean(-1)
 
 
-def batch_term(activations: Sequence[Tensor], targets: Sequence[LayerStatistics]) -> Tensor:
+def batch_term(moments: Sequence[Moments], targets: Sequence[LayerStatistics]) -> Tensor:
     """Return the mean over layers of the batch's deviation; []."""
-    losses = [
-        deviation(a, target, per_sample=False)
-        for a, target in zip(activations, targets, strict=True)
-    ]
+    losses = [deviation(m.mean, m.var, t) for m, t in zip(moments, targets, strict=True)]
     return torch.stack(losses).mean()
 
 
 def sample_term(
-    activations: Sequence[Tensor], targets: Sequence[LayerStatistics], *, enhancement: float
+    moments: Sequence[Moments], targets: Sequence[LayerStatistics], *, enhancement: float
 ) -> Tensor:
     """Return the mean over layers and samples of each sample's deviation, one layer a sample enhanced; [].
 
@@ -98,9 +116,9 @@ def sample_term(
     with its (I + 1 1^T) for enhancement 2, for any batch size. Layers without positions take no part.
     """
     rows = [
-        deviation(a, target, per_sample=True)
-        for a, target in zip(activations, targets, strict=True)
-        if a.ndim > 2
+        deviation(m.sample_mean, m.sample_var, t)
+        for m, t in zip(moments, targets, strict=True)
+        if m.sample_mean is not None and m.sample_var is not None
     ]
     if not rows:
         raise CalibError(
@@ -117,18 +135,18 @@ def sample_term(
 
 
 def with_slack(
-    targets: Sequence[LayerStatistics], noise_activations: Sequence[Tensor], *, quantile: float
+    targets: Sequence[LayerStatistics], noise: Sequence[Moments], *, quantile: float
 ) -> list[LayerStatistics]:
     """Return the targets with DSG's slack: the `quantile` over channels of the deviation that noise shows.
 
     Args:
         targets: without slack.
-        noise_activations: the same layers on N(0, 1) inputs.
+        noise: the moments of the same layers on N(0, 1) inputs.
         quantile: 0.9 in the paper; one slack for means and one for standard deviations a layer.
     """
     relaxed = []
-    for target, a in zip(targets, noise_activations, strict=True):
-        mean, std = measure(a, per_sample=False)
+    for target, moments in zip(targets, noise, strict=True):
+        mean, std = moments.mean, (moments.var + VARIANCE_FLOOR).sqrt()
         gaps = [(mean - target.mean).abs() / target.std, (std - target.std).abs() / target.std]
         mean_slack, std_slack = (float(torch.quantile(gap, quantile)) for gap in gaps)
         relaxed.append(

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from calib.diversity import spectral_gram_term
+from calib.diversity import Spectrum, gram_spectrum, spectral_gram_term
 from calib.filters import lowpass, random_shift
 from calib.statistics import (
     LayerStatistics,
     batch_term,
+    measure,
     sample_term,
     targets_from_table,
     with_slack,
@@ -120,6 +121,7 @@ class _PixelLoop:
         self._module = _statistics_module(problem)
         self._low, self._high = legal_box(problem.input)
         self._targets = targets_from_table(problem.table)
+        self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
         if spec.slack_quantile > 0:
             noise = torch.randn(
@@ -127,7 +129,8 @@ class _PixelLoop:
             )
             with torch.no_grad():
                 _, activations = self._module(noise)
-            self._relaxed = with_slack(self._targets, activations, quantile=spec.slack_quantile)
+            moments = [measure(a) for a in activations]
+            self._relaxed = with_slack(self._targets, moments, quantile=spec.slack_quantile)
 
     def labels(self, batch: int) -> Tensor:
         """Return the classes of one batch, taken in turn: [batch], int64."""
@@ -148,10 +151,10 @@ class _PixelLoop:
             shown = self._legal(pixels)
             if torch.rand((), generator=generator) < 0.5:
                 shown = shown.flip(-1)
-            terms = self._terms(random_shift(shown, spec.shift, generator), labels, generator)
+            terms = self._terms(random_shift(shown, spec.shift, generator), labels)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             progress.advance(loss=loss.item())
@@ -168,18 +171,27 @@ class _PixelLoop:
         """Return the weighted terms of the loss, each []."""
         spec = self._spec
         outputs, activations = self._module(x)
-        terms = {"statistics": spec.batch_statistics * batch_term(activations, self._targets)}
+        moments = [measure(a) for a in activations]
+        terms = {"statistics": spec.batch_statistics * batch_term(moments, self._targets)}
         if spec.sample_statistics > 0:
             terms["sample"] = spec.sample_statistics * sample_term(
-                activations, self._relaxed, enhancement=spec.enhancement
+                moments, self._relaxed, enhancement=spec.enhancement
             )
         if spec.decorrelation > 0:
-            noise = torch.randn(x.shape, generator=generator)
             weight = spec.decorrelation / len(activations)
-            terms["decorrelation"] = weight * spectral_gram_term(x, noise)
+            terms["decorrelation"] = weight * spectral_gram_term(x, self._noise_spectrum(len(x)))
         if self._problem.classes is not None and spec.label > 0:
             terms["label"] = spec.label * torch.nn.functional.cross_entropy(outputs[0], labels)
         return terms
+
+    def _noise_spectrum(self, count: int) -> Spectrum:
+        """Return the Gram spectrum of noise, drawn once a run."""
+        if self._spectrum is None:
+            noise = torch.randn(
+                count, *self._problem.input.shape, generator=self._generator("spectrum")
+            )
+            self._spectrum = gram_spectrum(noise)
+        return self._spectrum
 
     def _legal(self, pixels: Tensor) -> Tensor:
         filtered = channels_first_filter(pixels, self._spec.lowpass, self._problem.input.layout)
@@ -226,7 +238,9 @@ def _noise(
         x = torch.maximum(torch.minimum(x, high), low)
         outputs = problem.teacher.module(x[: spec.batch])
     # Noise was made for no class; the teacher's own answer is the only label that it can have.
-    labels = torch.cat([problem.teacher.module(part)[0].argmax(-1) for part in x.split(spec.batch)])
+    labels = torch.cat(
+        [problem.teacher.module(part)[0].argmax(-1) for part in torch.split(x, spec.batch)]
+    )
     progress.advance()
     result = _sample_set(problem, x, labels, spec, seed, {})
     progress.finish(f"{len(result)} samples of noise, {outputs[0].shape[-1]} outputs")

@@ -9,6 +9,7 @@ itself and needs a gradient scale for it).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ class FakeQuantizer(nn.Module):
         """Return `x` on the grid."""
         if not self.enabled:
             return x
-        result: Tensor = _Round.apply(x, self._broadcast(), self.grid.low, self.grid.high)
-        return result
+        apply: Callable[..., Tensor] = _Round.apply
+        return apply(x, self._broadcast(), self.grid.low, self.grid.high)
 
     def _broadcast(self) -> Tensor:
         scale = self.scale()

@@ -8,8 +8,9 @@ from torch import Tensor
 from edgeq.core.errors import NumericsError
 from edgeq.core.plan import Grid
 
-# Shares of the largest absolute value that are tried as amax. Above 1 the coarsest grids gain (2 and 3 bits).
-CANDIDATES = tuple(0.01 * percent for percent in range(2, 131, 1))
+# Shares of the largest absolute value that are tried as amax, 6 % apart, so that the found scale is within 3 % of the
+# best one. Above 1 the coarsest grids gain (2 and 3 bits).
+CANDIDATES = tuple(1.3 * 0.94**power for power in range(64))
 
 
 def mse_scale(x: Tensor, grid: Grid) -> Tensor:

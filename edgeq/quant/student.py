@@ -21,8 +21,8 @@ from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.ranges import ValueSample, mse_scale
 from edgeq.teacher.teacher import Teacher, with_outputs
 
-# Values of each tensor and batch that the range search sees; the error of the found scale is below 0.1 % of it.
-VALUES_PER_BATCH = 1 << 16
+# Values of each tensor and batch that the range search sees.
+VALUES_PER_BATCH = 1 << 14
 
 
 class Student:

@@ -75,7 +75,9 @@ def train_student(
     progress = progress or NoProgress()
     x = torch.from_numpy(problem.samples.samples)
     progress.start("train", max(spec.steps, 1), "step")
-    student = Student(problem.teacher, problem.plan, x[: spec.range_samples].split(spec.batch))
+    student = Student(
+        problem.teacher, problem.plan, torch.split(x[: spec.range_samples], spec.batch)
+    )
     history: list[dict[str, float]] = []
     loop = _Loop(problem, student, spec)
     generator = torch.Generator().manual_seed(derive_seed(seed, "train"))
@@ -131,7 +133,7 @@ class _Loop:
                 mend="lower --set training.weight_rate and training.scale_rate, or try another --seed",
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self._optimizer.step()
         return {"loss": loss.item(), **terms}
 
