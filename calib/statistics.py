@@ -87,7 +87,8 @@ def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
     """Return mean_c [ hinge(|m - mu| / s - delta)^2 + hinge(|w - s| / s - gamma)^2 ].
 
     Args:
-        mean, var: m and w^2, [C] of a batch or [N, C] of samples.
+        mean: m, [C] of a batch or [N, C] of samples.
+        var: w^2, shaped as `mean`.
         target: mu, s, and the slacks delta and gamma.
 
     Returns:

@@ -167,7 +167,7 @@ class _PixelLoop:
             )
         return self._legal(pixels.detach()), values
 
-    def _terms(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def _terms(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, each []."""
         spec = self._spec
         outputs, activations = self._module(x)

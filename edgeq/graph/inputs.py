@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto
 
 from edgeq.core.errors import InputError, ModelError, describe_choices
 from edgeq.core.specs import InputSpec, Layout
 from edgeq.graph.findings import listed
+from edgeq.graph.storage import type_name
 from edgeq.graph.view import GraphView
 
 Shape = tuple[int | None, ...]
@@ -153,7 +153,7 @@ def _require_one_float(view: GraphView) -> None:
             why="a network that reads nothing has nothing to quantize",
             mend="export the model again with its example input",
         )
-    types = {name: TensorProto.DataType.Name(view.element_type(name)) for name in view.inputs}
+    types = {name: type_name(view.element_type(name)) for name in view.inputs}
     told = [f"'{name}' {types[name]} {_text(_declared_shape(view, name))}" for name in view.inputs]
     if len(told) > 1 or types[view.inputs[0]] != "FLOAT":
         raise _unsupported(told)

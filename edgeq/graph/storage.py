@@ -110,10 +110,14 @@ def check_sizes(model: onnx.ModelProto, path: Path) -> None:
     )
 
 
+def type_name(element_type: int) -> str:
+    """Return ONNX's name of an element type, or its number where ONNX has none."""
+    known = element_type in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(element_type) if known else f"type {element_type}"
+
+
 def _describe(name: str, tensor: onnx.TensorProto) -> str:
-    known = tensor.data_type in TensorProto.DataType.values()
-    kind = TensorProto.DataType.Name(tensor.data_type) if known else f"type {tensor.data_type}"
-    return f"'{name}' {kind} {list(tensor.dims)}"
+    return f"'{name}' {type_name(tensor.data_type)} {list(tensor.dims)}"
 
 
 def _size_fault(name: str, tensor: onnx.TensorProto) -> str | None:

@@ -40,7 +40,7 @@ SHAPE_READERS = frozenset({"Shape", "Size"})
 _NEVER_NEGATIVE = frozenset(
     {"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
 )
-_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
 _COMBINES = frozenset({"Add", "Concat", "Mul"})
 
 
@@ -84,7 +84,7 @@ def quantized_reads(
             if view.reads_quantized(node, index):
                 found.append(name)
             elif passes:
-                waiting.extend(node.output)
+                waiting.extend(node.output if node.op_type == "Split" else node.output[:1])
             else:
                 return ()
     return tuple(dict.fromkeys(found))
@@ -141,7 +141,7 @@ def weighted_readers(view: GraphView, nodes: Iterable[onnx.NodeProto]) -> set[st
         if is_weighted(view, node):
             found.add(name)
         elif (
-            node.op_type in _AVERAGES | FUSED_CLAMPS | {"Concat"}
+            node.op_type in _POOLS | FUSED_CLAMPS | {"Concat"}
             or moved_input(view, node) is not None
         ):
             waiting.extend(reader for out in node.output for reader, _ in value_readers(view, out))
@@ -164,11 +164,18 @@ def never_negative(view: GraphView) -> frozenset[str]:
         if (
             op in _NEVER_NEGATIVE
             or (op == "Clip" and _clip_floor(view, node) >= 0)
-            or ((op in _AVERAGES or moved_input(view, node) is not None) and is_safe(node.input[0]))
+            or (_stays_between(view, node) and is_safe(node.input[0]))
             or (op in _COMBINES and all(is_safe(name) for name in node.input))
         ):
             found.update(node.output)
     return frozenset(found)
+
+
+def _stays_between(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Return true if every output value lies between the smallest and the largest input value (or 0)."""
+    if node.op_type == "Resize":
+        return attribute(node, "mode", b"nearest") != b"cubic"  # a cubic filter overshoots
+    return node.op_type in _POOLS or moved_input(view, node) is not None
 
 
 def _clip_floor(view: GraphView, node: onnx.NodeProto) -> float:

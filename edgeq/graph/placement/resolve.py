@@ -83,7 +83,7 @@ def _leave(group: list[Wish]) -> Decision:
 
 def _decide_weight(group: list[Wish], facts: _Facts) -> Decision:
     chosen = [wish for wish in group if wish.quantize]
-    width, why = _choose_bits({wish.site.node for wish in chosen}, facts, narrow=facts.bits.weights)
+    width, why = _choose_bits({wish.site.node for wish in chosen}, facts, asked=facts.bits.weights)
     axes = {wish.axis for wish in chosen}
     axis = axes.pop() if len(axes) == 1 else None
     mixed = "its readers disagree on the channel axis, so one scale a tensor"
@@ -174,7 +174,7 @@ def _choose_grid(
             if wish.quantize
         ],
     )
-    width, why = _choose_bits(readers, facts, narrow=facts.bits.activations)
+    width, why = _choose_bits(readers, facts, asked=facts.bits.activations)
     if is_picture and width != _WIDE:
         width, why = _WIDE, "8 bits: pictures have 8 bits"
     if width == _WIDE:
@@ -184,11 +184,11 @@ def _choose_grid(
     return Grid(bits=width, signed=not unsigned), _join([why, sign])
 
 
-def _choose_bits(readers: set[str], facts: _Facts, *, narrow: int) -> tuple[int, str]:
+def _choose_bits(readers: set[str], facts: _Facts, *, asked: int) -> tuple[int, str]:
     """Return the width that suits the weighted nodes `readers`, and why where it is not the plain one."""
     boundary = facts.first | facts.last
-    if facts.bits.first_last_same or narrow == _WIDE or not readers & boundary:
-        return narrow, ""
+    if facts.bits.first_last_same or asked == _WIDE or not readers & boundary:
+        return asked, ""
     if readers <= boundary:
         place = " and ".join(
             word
@@ -196,7 +196,7 @@ def _choose_bits(readers: set[str], facts: _Facts, *, narrow: int) -> tuple[int,
             if readers & nodes
         )
         return _WIDE, f"8 bits: {place} layer"
-    return narrow, f"{narrow} bits: not only the first or last layer reads it"
+    return asked, f"{asked} bits: not only the first or last layer reads it"
 
 
 def _join(parts: Iterable[str]) -> str:

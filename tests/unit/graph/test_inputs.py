@@ -201,6 +201,7 @@ FAULTS = [
         error=ModelError,
     ),
     Fault("bytes", make_model(kind=TensorProto.UINT8), ("'image' UINT8",), error=ModelError),
+    Fault("odd-type", make_model(kind=64), ("'image' type 64",), error=ModelError),
     Fault("vector", make_model(("N", 64)), ("'image' [1, 64] is no picture",), error=ModelError),
     Fault("features", make_model((1, 64, 8, 8)), ("is no picture",), error=ModelError),
 ]
