@@ -1,0 +1,239 @@
+"""Write the bundle: the folder that a device needs to build, check and time the engine.
+
+The folder appears whole or not at all, holds no path of the host, and has the same bytes for the same inputs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import edgeq
+from deploy.bundle_texts import (
+    ENGINE,
+    INPUTS,
+    OUTPUTS,
+    PARTIAL_ENGINE,
+    QDQ_MODEL,
+    SUMS,
+    build_script,
+    readme,
+    run_script,
+)
+from deploy.onnxrt import Array, Session
+from deploy.polygraphy_data import inputs_json, outputs_json
+from deploy.trtexec import BatchRange, timing_line, trtexec_line
+from edgeq.core.errors import CalibError, EdgeqBug, InputError
+from edgeq.core.files import digest_file, write_bytes, write_json
+from edgeq.core.samples import SampleSet
+from edgeq.core.serial import Spec
+from edgeq.core.specs import InputSpec, TargetCard
+
+RECORD = "bundle.json"
+
+# An engine differs from ONNX Runtime by codes at ties and by its FP16 remainder: twice what quantization itself does
+# leaves room for the first, FP16's resolution (2^-11, doubled) of the largest output for the second.
+_QUANTIZATION_GAIN = 2.0
+_HALF_RESOLUTION = 2.0**-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleResult(Spec):
+    """What was written.
+
+    Attributes:
+        files: names, sorted.
+        iterations: calls of the model in inputs.json.
+        tolerances: by output, the largest absolute difference from the teacher that the bundle's check allows.
+    """
+
+    files: tuple[str, ...]
+    iterations: int
+    tolerances: dict[str, float]
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    qdq_model: onnx.ModelProto,
+    teacher_model: onnx.ModelProto,
+    card: TargetCard,
+    samples: SampleSet,
+    inputs: Sequence[InputSpec],
+    provenance: Mapping[str, Any],
+    batch: BatchRange | None = None,
+    count: int = 16,
+) -> BundleResult:
+    """Write the bundle to `folder`, in place of an earlier bundle of that name.
+
+    Args:
+        folder: where it appears.
+        qdq_model: the model that ships.
+        teacher_model: the float model; its outputs are what the target is compared with.
+        card: the target.
+        samples: the first `count` go into the bundle, one a call (or the smallest batch that the file or engine takes).
+        inputs: of the model.
+        provenance: source model hash, bits, recipe and the like; JSON values, no paths of the host.
+        batch: batch sizes of the engine of a dynamic model.
+        count: how many samples.
+
+    Raises:
+        InputError: if `folder` holds something else, or cannot be written; nothing is left behind.
+        CalibError: if the sample set is empty.
+        TargetError: if the target cannot run a Q/DQ model.
+    """
+    _require_portable(provenance)
+    teacher, student = Session(teacher_model), Session(qdq_model)
+    size = teacher.batch or (batch.min if batch else 1)
+    feeds = _choose_feeds(samples, size, count)
+    references = [teacher.run(feed) for feed in feeds]
+    tolerances = _measure_tolerances(references, [student.run(feed) for feed in feeds])
+    texts = {"README.txt": readme(card, samples=len(feeds), tolerances=tolerances)}
+    commands: dict[str, list[str]] = {}
+    if card.runtime == "tensorrt":
+        commands = _engine_commands(card, inputs, batch)
+        build, timing = commands["build"], commands["timing"]
+        texts["build.sh"] = build_script(card, build=build, timing=timing)
+    else:
+        texts["run.sh"] = run_script(card, tolerances=tolerances)
+    record = _describe(qdq_model, card, provenance) | {
+        "trtexec": commands,
+        "samples": len(feeds) * size,
+        "tolerances": tolerances,
+    }
+    with _whole_folder(folder) as part:
+        write_bytes(part / QDQ_MODEL, qdq_model.SerializeToString(deterministic=True))
+        write_bytes(part / INPUTS, inputs_json(feeds))
+        write_bytes(part / OUTPUTS, outputs_json(references, runner="teacher"))
+        for name, text in texts.items():
+            write_bytes(part / name, text.encode())
+        write_json(part / RECORD, record)
+        _seal(part)
+        files = tuple(sorted(path.name for path in part.iterdir()))
+    return BundleResult(files=files, iterations=len(feeds), tolerances=tolerances)
+
+
+def _choose_feeds(samples: SampleSet, batch: int, count: int) -> list[dict[str, Array]]:
+    """Return the calls: {input name: [batch, ...]}; a set smaller than a fixed batch is repeated."""
+    if not len(samples):
+        raise CalibError(
+            "the sample set is empty",
+            why="the bundle carries samples to check the engine with",
+            mend="make one with `edgeq synth`",
+        )
+    calls = max(1, min(count, len(samples)) // batch)
+    chosen = samples.samples[np.arange(calls * batch) % len(samples)]
+    return [{samples.input_name: x} for x in np.split(chosen, calls)]
+
+
+def _measure_tolerances(
+    references: Sequence[Mapping[str, Array]], measured: Sequence[Mapping[str, Array]]
+) -> dict[str, float]:
+    tolerances = {}
+    for name in references[0]:
+        pairs = [
+            (want[name].astype(np.float64), got[name].astype(np.float64))
+            for want, got in zip(references, measured, strict=True)
+        ]
+        error = max(float(np.abs(want - got).max(initial=0)) for want, got in pairs)
+        largest = max(float(np.abs(want).max(initial=0)) for want, _ in pairs)
+        tolerances[name] = _QUANTIZATION_GAIN * error + _HALF_RESOLUTION * largest
+    return tolerances
+
+
+def _engine_commands(
+    card: TargetCard, inputs: Sequence[InputSpec], batch: BatchRange | None
+) -> dict[str, list[str]]:
+    build = trtexec_line(
+        card, onnx_name=QDQ_MODEL, engine_name=PARTIAL_ENGINE, inputs=inputs, batch=batch
+    )
+    timing = timing_line(card, engine_name=ENGINE, inputs=inputs, batch=batch)
+    return {"build": build, "timing": timing}
+
+
+def _describe(
+    model: onnx.ModelProto, card: TargetCard, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the metadata that the host knows (deployment/tensorrt.md 4.6)."""
+    opsets = {item.domain or "ai.onnx": item.version for item in model.opset_import}
+    is_half = model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    return {
+        "schema": 1,
+        "edgeq_version": edgeq.__version__,
+        "target": card.name,
+        "runtime": card.runtime,
+        "runtime_version": card.runtime_version,
+        "stack": card.stack,
+        "compute_capability": card.compute_capability,
+        "graph_flavour": "fp16-typed" if is_half else "fp32-typed",
+        "opsets": opsets,
+        "ir_version": model.ir_version,
+        "verified_on_hardware": False,
+        "provenance": dict(provenance),
+    }
+
+
+def _require_portable(value: Any) -> None:
+    """Check that `value` holds no path of the host."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            _require_portable(item)
+    elif isinstance(value, Path) or (isinstance(value, str) and _is_host_path(value)):
+        msg = f"the provenance of a bundle holds a path of the host: {value}"
+        raise EdgeqBug(msg)
+
+
+def _is_host_path(text: str) -> bool:
+    try:
+        return Path(text).is_absolute() and Path(text).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL: no path
+        return False
+
+
+def _seal(folder: Path) -> None:
+    """Make the scripts executable and write the checksums of every file."""
+    for path in folder.glob("*.sh"):
+        path.chmod(0o755)
+    lines = [f"{digest_file(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    write_bytes(folder / SUMS, "".join(lines).encode())
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a sibling that takes the name `folder` when the block ends without an error."""
+    if folder.exists() and not (folder / RECORD).is_file():
+        raise InputError(
+            f"{folder.name} exists and is no bundle",
+            why="a bundle replaces only an earlier bundle",
+            mend="remove it, or choose another folder with --out",
+            path=folder,
+        )
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    try:
+        for left in (part, old):  # of a run that was killed
+            if left.exists():
+                shutil.rmtree(left)
+        part.mkdir(parents=True)
+        yield part
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder.name}: {error.strerror or error}",
+            why="the bundle goes to a folder that can be written",
+            mend="mend the permissions, or choose another folder with --out",
+            path=folder,
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

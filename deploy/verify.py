@@ -1,0 +1,260 @@
+"""Does the Q/DQ model still agree with the teacher, and does the student compute what ONNX Runtime computes?
+
+`verify_agreement` streams a sample set through both models. `compare_codes` holds the student's integer codes against
+those of the QuantizeLinear nodes that ship. Both run with graph optimisation off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from deploy.differences import Difference
+from deploy.onnxrt import Array, Session, find_logits, iterate_batches, predict_classes
+from edgeq.core.errors import BuildError, CalibError, EdgeqBug
+from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.samples import SampleSet
+from edgeq.core.serial import Spec
+from edgeq.graph.view import GraphView
+
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorAgreement(Spec):
+    """How close one tensor of the Q/DQ model is to the teacher's tensor of that name.
+
+    Attributes:
+        tensor: ONNX name.
+        op_type: of the node that makes it in the Q/DQ model.
+        grid: the grid it is quantized to afterwards, in words; "" where it stays float.
+        sqnr_db: signal to quantization noise over all samples, before the tensor's own quantization; 200 if equal.
+    """
+
+    tensor: str
+    op_type: str
+    grid: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementResult(Spec):
+    """How well a Q/DQ model agrees with its teacher.
+
+    Attributes:
+        target, bits: of the plan.
+        samples: how many were compared.
+        top1_match_ratio: share of samples with the same best class, 0..1; None if no output looks like logits.
+        outputs: one entry a graph output, in order.
+        layers: outputs of weighted operators and additions that both models have, in graph order.
+    """
+
+    target: str
+    bits: str
+    samples: int
+    top1_match_ratio: float | None
+    outputs: tuple[TensorAgreement, ...]
+    layers: tuple[TensorAgreement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorCodes(Spec):
+    """The codes of one tensor, student against ONNX Runtime.
+
+    Attributes:
+        tensor: ONNX name.
+        count: how many codes were compared.
+        differing: how many are not equal.
+        largest: the largest difference, in codes.
+    """
+
+    tensor: str
+    count: int
+    differing: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeAgreement(Spec):
+    """All quantized activations, student against ONNX Runtime."""
+
+    tensors: tuple[TensorCodes, ...]
+
+    @property
+    def largest(self) -> int:
+        """Return the largest difference in codes."""
+        return max((item.largest for item in self.tensors), default=0)
+
+
+def verify_agreement(
+    teacher_model: onnx.ModelProto,
+    qdq_model: onnx.ModelProto,
+    samples: SampleSet,
+    *,
+    plan: QuantPlan,
+    progress: Progress | None = None,
+) -> AgreementResult:
+    """Return how well `qdq_model` agrees with `teacher_model` on `samples`.
+
+    Memory does not depend on the number of samples.
+
+    Raises:
+        CalibError: if the sample set is empty.
+        NumericsError: if a compared tensor has NaN or infinity.
+    """
+    if not len(samples):
+        raise CalibError(
+            "the sample set is empty",
+            why="agreement is measured on samples",
+            mend="make one with `edgeq synth`",
+        )
+    progress = progress or NoProgress()
+    view = GraphView(qdq_model)
+    names = [*view.outputs, *_common_layers(GraphView(teacher_model), view)]
+    differences = {name: Difference(name) for name in dict.fromkeys(names)}
+    teacher = Session(teacher_model, outputs=tuple(differences))
+    student = Session(qdq_model, outputs=tuple(differences))
+    first = teacher.run({samples.input_name: samples.samples[:1]})
+    integers = {name for name, y in first.items() if not np.issubdtype(y.dtype, np.floating)}
+    logits = find_logits({name: first[name] for name in view.outputs})
+    progress.start("verify", len(samples), "samples")
+    matched = done = 0
+    for x in iterate_batches(samples.samples, bytes_per_sample=2 * _size_bytes(first)):
+        want, got = (model.run({samples.input_name: x}) for model in (teacher, student))
+        for name, difference in differences.items():
+            if name in view.outputs or name not in integers:
+                difference.add(want[name], got[name])
+        done += len(x)
+        if logits is None:
+            progress.advance(len(x))
+            continue
+        matched += int((predict_classes(want[logits]) == predict_classes(got[logits])).sum())
+        progress.advance(len(x), top1_match_pct=100 * matched / done)
+    ratio = None if logits is None else matched / done
+    progress.finish(_summary(ratio, [differences[name] for name in view.outputs]))
+    grids = {item.tensor: str(item.grid) for item in plan.quantized(Role.ACTIVATION)}
+    return AgreementResult(
+        target=plan.target,
+        bits=plan.bits,
+        samples=done,
+        top1_match_ratio=ratio,
+        outputs=tuple(_entry(view, differences[name], grids) for name in view.outputs),
+        layers=tuple(
+            _entry(view, differences[name], grids)
+            for name in names[len(view.outputs) :]
+            if name not in integers
+        ),
+    )
+
+
+def compare_codes(
+    qdq_model: onnx.ModelProto,
+    plan: QuantPlan,
+    inputs: NDArray[np.float32],
+    expected: Mapping[str, NDArray[np.int8]],
+) -> CodeAgreement:
+    """Return how far the student's codes are from those of the model's QuantizeLinear nodes.
+
+    Args:
+        qdq_model: the model that ships; the first graph input gets `inputs`.
+        plan: names the quantized activations.
+        inputs: [N, ...], float32.
+        expected: by tensor name, the student's codes on the same inputs, in the tensor's own shape.
+
+    Raises:
+        EdgeqBug: if a tensor of `expected` is not quantized in the plan or in the model, or its shape differs.
+    """
+    view = GraphView(qdq_model)
+    planned = {item.tensor for item in plan.quantized(Role.ACTIVATION)}
+    quantizers = {name: _quantizer_output(view, name, planned) for name in expected}
+    session = Session(qdq_model, outputs=tuple(quantizers.values()))
+    results = session.run({session.inputs[0].name: inputs})
+    return CodeAgreement(
+        tensors=tuple(
+            _compare_tensor(name, expected[name], results[output])
+            for name, output in quantizers.items()
+        )
+    )
+
+
+def require_within_one_code(agreement: CodeAgreement) -> None:
+    """Check that no code differs by more than one.
+
+    Raises:
+        BuildError: names the tensors that are farther off.
+    """
+    off = [item for item in agreement.tensors if item.largest > 1]
+    if not off:
+        return
+    worst = ", ".join(
+        f"'{item.tensor}' (by {item.largest}, {item.differing} of {item.count} differ)"
+        for item in sorted(off, key=lambda item: -item.largest)[:5]
+    )
+    raise BuildError(
+        f"student and ONNX Runtime differ by more than one code in {len(off)} tensors: {worst}",
+        why="what was trained must be what ships; ties of rounding explain one code, not more",
+        mend="report this with the manifest of the build; meanwhile try another --seed",
+    )
+
+
+def _common_layers(teacher: GraphView, qdq: GraphView) -> list[str]:
+    """Return the tensors to compare layer by layer, in the order of the Q/DQ graph."""
+    return [
+        node.output[0]
+        for node in qdq.nodes
+        if node.op_type in _LAYERS and teacher.producer(node.output[0]) is not None
+    ]
+
+
+def _quantizer_output(view: GraphView, tensor: str, planned: set[str]) -> str:
+    """Return the INT8 output of the QuantizeLinear that reads `tensor`, directly or through the clip of its grid."""
+    clips = [
+        node.output[0]
+        for node, index in view.consumers(tensor)
+        # A Clip of the user's own (ReLU6) makes a tensor with its own decision; the grid's clip does not.
+        if node.op_type == "Clip" and index == 0 and node.output[0] not in planned
+    ]
+    for source in (tensor, *clips):
+        for node, index in view.consumers(source):
+            if node.op_type == "QuantizeLinear" and index == 0 and tensor in planned:
+                return str(node.output[0])
+    msg = f"tensor '{tensor}' has codes, but no QuantizeLinear in the plan and the model"
+    raise EdgeqBug(msg)
+
+
+def _compare_tensor(tensor: str, expected: NDArray[np.int8], measured: Array) -> TensorCodes:
+    if expected.shape != measured.shape:
+        msg = f"codes of '{tensor}' have the shape {expected.shape}, in the model {measured.shape}"
+        raise EdgeqBug(msg)
+    steps = np.abs(expected.astype(np.int16) - measured.astype(np.int16))
+    return TensorCodes(
+        tensor=tensor,
+        count=steps.size,
+        differing=int(np.count_nonzero(steps)),
+        largest=int(steps.max(initial=0)),
+    )
+
+
+def _entry(view: GraphView, difference: Difference, grids: Mapping[str, str]) -> TensorAgreement:
+    node = view.producer(difference.name)
+    return TensorAgreement(
+        tensor=difference.name,
+        op_type=node.op_type if node is not None else "",
+        grid=grids.get(difference.name, ""),
+        sqnr_db=difference.sqnr_db,
+    )
+
+
+def _size_bytes(tensors: Mapping[str, Array]) -> int:
+    return sum(y.nbytes for y in tensors.values())
+
+
+def _summary(ratio: float | None, outputs: list[Difference]) -> str:
+    worst = min((item.sqnr_db for item in outputs), default=0.0)
+    match = "" if ratio is None else f"top-1 match {100 * ratio:.2f} %, "
+    return f"{match}outputs at {worst:.1f} dB"

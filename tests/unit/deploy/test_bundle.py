@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from polygraphy.json import load_json
+
+from deploy.bundle import BundleResult, write_bundle
+from deploy.onnxrt import run_onnx
+from deploy.trtexec import BatchRange
+from edgeq.core.errors import CalibError, EdgeqBug, InputError, TargetError
+
+ENGINE_FILES = {
+    "README.txt",
+    "SHA256SUMS",
+    "build.sh",
+    "bundle.json",
+    "inputs.json",
+    "model.qdq.onnx",
+    "outputs.json",
+}
+FAKE_TRTEXEC = """#!/bin/sh
+echo "$@" >> calls.txt
+for item in "$@"; do
+    case "$item" in --saveEngine=*) echo engine > "${item#--saveEngine=}"; exit ${BUILD_CODE:-0};; esac
+done
+"""
+
+
+@pytest.fixture
+def make_bundle(tmp_path, qdq, teacher, samples, input_spec, make_card):
+    def make(name="bundle", **changes) -> BundleResult:
+        options = {
+            "qdq_model": qdq,
+            "teacher_model": teacher,
+            "card": make_card(),
+            "samples": samples,
+            "inputs": [input_spec],
+            "provenance": {"bits": "w8a4", "tensor": "/conv1/Conv_output_0"},
+        }
+        return write_bundle(tmp_path / "out" / name, **{**options, **changes})
+
+    return make
+
+
+@pytest.fixture
+def cpu_card(make_card):
+    return make_card("1.18", name="cpu", title="CPU", runtime="onnxruntime", stack="", notes=())
+
+
+def run_script(folder: Path, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", str(folder / script)],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], **env},
+        cwd="/",
+        check=False,
+    )
+
+
+@pytest.fixture
+def fake_path(tmp_path) -> str:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "trtexec").write_text(FAKE_TRTEXEC)
+    (folder / "trtexec").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_the_bundle_has_its_files_and_nothing_else(make_bundle, tmp_path):
+    result = make_bundle()
+    assert set(result.files) == ENGINE_FILES
+    assert {path.name for path in (tmp_path / "out" / "bundle").iterdir()} == ENGINE_FILES
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bundle"]
+
+
+def test_inputs_and_outputs_are_the_samples_and_the_teachers_answers(
+    make_bundle, tmp_path, samples, teacher
+):
+    assert make_bundle().iterations == 16
+    feeds = load_json(str(tmp_path / "out/bundle/inputs.json"))
+    got = np.concatenate([feed["x"] for feed in feeds])
+    np.testing.assert_array_equal(got, samples.samples[:16])
+    results = load_json(str(tmp_path / "out/bundle/outputs.json"))
+    answers = np.concatenate([item["logits"] for item in results["teacher"]])
+    want = run_onnx(teacher, {"x": samples.samples[:16]})["logits"]
+    np.testing.assert_allclose(answers, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "calls", "rows"), [("1", 16, 1), ("4", 4, 4), ("32", 1, 32)])
+def test_a_fixed_batch_is_the_size_of_a_call(
+    make_bundle, make_teacher, make_qdq, tmp_path, batch, calls, rows
+):
+    result = make_bundle(qdq_model=make_qdq(batch), teacher_model=make_teacher(batch))
+    feeds = load_json(str(tmp_path / "out/bundle/inputs.json"))
+    assert (result.iterations, len(feeds), len(feeds[0]["x"])) == (calls, calls, rows)
+
+
+def test_a_call_is_no_smaller_than_the_engine_takes(make_bundle, tmp_path):
+    assert make_bundle(batch=BatchRange(min=2, opt=4, max=8)).iterations == 8
+    assert "--minShapes=x:2x3x8x8" in (tmp_path / "out/bundle/build.sh").read_text()
+
+
+def test_the_tolerance_covers_the_quantized_model_and_not_much_more(
+    make_bundle, samples, teacher, qdq
+):
+    tolerance = make_bundle().tolerances["logits"]
+    feed = {"x": samples.samples[:16]}
+    error = np.abs(run_onnx(teacher, feed)["logits"] - run_onnx(qdq, feed)["logits"]).max()
+    assert error < tolerance < 3 * error
+
+
+def test_the_record_says_what_the_host_knows(make_bundle, tmp_path):
+    make_bundle()
+    record = json.loads((tmp_path / "out/bundle/bundle.json").read_text())
+    assert record["target"] == "orin"
+    assert record["runtime_version"] == "10.3"
+    assert record["graph_flavour"] == "fp32-typed"
+    assert record["opsets"] == {"ai.onnx": 17}
+    assert record["verified_on_hardware"] is False
+    assert record["provenance"]["bits"] == "w8a4"
+
+
+def test_no_text_holds_a_path_of_the_host(make_bundle, tmp_path):
+    make_bundle()
+    for path in (tmp_path / "out/bundle").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(Path.home()).encode() not in path.read_bytes() or str(Path.home()) == "/"
+
+
+def test_a_path_of_the_host_in_the_provenance_is_a_bug(make_bundle, tmp_path):
+    with pytest.raises(EdgeqBug, match="path of the host"):
+        make_bundle(provenance={"source": [{"model": str(tmp_path)}]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_inputs_give_the_same_bytes(make_bundle, tmp_path):
+    make_bundle("a")
+    make_bundle("b")
+    for path in (tmp_path / "out/a").iterdir():
+        assert path.read_bytes() == (tmp_path / "out/b" / path.name).read_bytes()
+
+
+def test_an_earlier_bundle_is_replaced(make_bundle, tmp_path):
+    make_bundle()
+    (tmp_path / "out/bundle/model.plan").write_text("engine of the old model")
+    make_bundle()
+    assert {path.name for path in (tmp_path / "out/bundle").iterdir()} == ENGINE_FILES
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bundle"]
+
+
+def test_what_a_killed_run_left_is_removed(make_bundle, tmp_path):
+    (tmp_path / "out/.bundle.part").mkdir(parents=True)
+    (tmp_path / "out/.bundle.part/junk").write_text("x")
+    make_bundle()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bundle"]
+    assert not (tmp_path / "out/bundle/junk").exists()
+
+
+def test_a_folder_that_is_no_bundle_is_kept(make_bundle, tmp_path):
+    (tmp_path / "out/bundle").mkdir(parents=True)
+    (tmp_path / "out/bundle/precious").write_text("x")
+    with pytest.raises(InputError, match="is no bundle"):
+        make_bundle()
+    assert (tmp_path / "out/bundle/precious").read_text() == "x"
+
+
+def test_a_full_disk_leaves_the_earlier_bundle_whole(make_bundle, tmp_path, monkeypatch):
+    make_bundle()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out/bundle").iterdir()}
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edgeq.core.files.os.fsync", fail)
+    with pytest.raises(InputError, match="no room"):
+        make_bundle()
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out/bundle").iterdir()}
+    assert after == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bundle"]
+
+
+def test_a_parent_that_is_a_file_is_an_input_error(make_bundle, tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(InputError, match="cannot write bundle"):
+        make_bundle()
+
+
+def test_an_empty_sample_set_is_refused(make_bundle, samples):
+    with pytest.raises(CalibError, match="empty"):
+        make_bundle(samples=dataclasses.replace(samples, samples=samples.samples[:0]))
+
+
+def test_a_target_without_int8_gets_no_bundle(make_bundle, make_card, tmp_path):
+    with pytest.raises(TargetError):
+        make_bundle(card=make_card("8.2.1", has_int8=False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_sha256sum_accepts_the_checksums(make_bundle, tmp_path):
+    make_bundle()
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"],
+        cwd=tmp_path / "out/bundle",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count(": OK") == len(ENGINE_FILES) - 1
+
+
+def test_the_readme_says_what_to_do_and_that_nothing_was_tried(make_bundle, tmp_path):
+    make_bundle()
+    text = (tmp_path / "out/bundle/README.txt").read_text()
+    assert "NOT VERIFIED ON HARDWARE" in text
+    assert "sh build.sh" in text
+    assert "polygraphy run model.plan --model-type engine --trt" in text
+
+
+def test_the_build_script_builds_and_times_the_engine(make_bundle, tmp_path, fake_path):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    done = run_script(folder, "build.sh", PATH=fake_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "model.plan").read_text() == "engine\n"
+    assert not (folder / "model.plan.part").exists()
+    build, timing = (folder / "calls.txt").read_text().splitlines()
+    assert "--onnx=model.qdq.onnx" in build
+    assert "--int8 --fp16" in build
+    assert timing.startswith("--loadEngine=model.plan --shapes=x:1x3x8x8")
+
+
+def test_a_failed_build_leaves_no_engine(make_bundle, tmp_path, fake_path):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    done = run_script(folder, "build.sh", PATH=fake_path, BUILD_CODE="1")
+    assert done.returncode == 6
+    assert not list(folder.glob("model.plan*"))
+
+
+def test_a_damaged_bundle_is_not_built(make_bundle, tmp_path, fake_path):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    with (folder / "model.qdq.onnx").open("ab") as file:
+        file.write(b"x")
+    done = run_script(folder, "build.sh", PATH=fake_path)
+    assert done.returncode == 3
+    assert "damaged" in done.stderr
+    assert not (folder / "calls.txt").exists()
+
+
+@pytest.mark.skipif(
+    Path("/usr/src/tensorrt/bin/trtexec").exists() or shutil.which("trtexec") is not None,
+    reason="this machine has trtexec, so the script finds it",
+)
+def test_a_machine_without_trtexec_is_told_what_to_install(make_bundle, tmp_path):
+    make_bundle()
+    done = run_script(tmp_path / "out/bundle", "build.sh")
+    assert done.returncode == 5
+    assert "install TensorRT 10.3" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x$(touch hacked)", "x; touch hacked", 'x"y', "a b"])
+def test_a_hostile_input_name_stays_one_argument(
+    make_bundle, tmp_path, fake_path, input_spec, samples, qdq, teacher, name
+):
+    for model in (qdq, teacher):
+        model.graph.input[0].name = name
+        for node in model.graph.node:
+            node.input[:] = [name if item == "x" else item for item in node.input]
+    make_bundle(
+        inputs=[dataclasses.replace(input_spec, name=name)],
+        samples=dataclasses.replace(samples, input_name=name),
+    )
+    folder = tmp_path / "out/bundle"
+    assert run_script(folder, "build.sh", PATH=fake_path).returncode == 0
+    assert not (folder / "hacked").exists()
+    assert f"--minShapes={name}:1x3x8x8" in (folder / "calls.txt").read_text()
+
+
+def test_the_scripts_are_executable_and_plain_posix_sh(make_bundle, tmp_path):
+    make_bundle()
+    script = tmp_path / "out/bundle/build.sh"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/bin/sh\n")
+    subprocess.run(["sh", "-n", str(script)], check=True)
+
+
+def test_a_cpu_target_gets_a_run_script_and_no_engine(make_bundle, tmp_path, cpu_card):
+    result = make_bundle(card=cpu_card)
+    assert set(result.files) == (ENGINE_FILES - {"build.sh"}) | {"run.sh"}
+    assert "No engine is needed" in (tmp_path / "out/bundle/README.txt").read_text()
+
+
+def test_the_model_in_the_bundle_is_the_model_given(make_bundle, tmp_path, qdq):
+    make_bundle()
+    assert onnx.load(tmp_path / "out/bundle/model.qdq.onnx") == qdq
+
+
+def test_the_result_survives_json(make_bundle):
+    result = make_bundle()
+    assert BundleResult.from_dict(result.to_dict()) == result
