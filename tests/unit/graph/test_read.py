@@ -8,7 +8,7 @@ import os
 import pickle
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -283,6 +283,25 @@ def make_cycle(model: onnx.ModelProto) -> None:
     model.graph.node[2].input[0] = "s"
 
 
+def make_cycle_through_subgraph(model: onnx.ModelProto) -> None:
+    hide_in_subgraph(model, helper.make_node("Abs", ["o"], ["deep"]))
+    model.graph.node.append(helper.make_node("Neg", ["z"], ["o"]))
+
+
+def add_text(values: Sequence[bytes] = (), data_location: int = TensorProto.DEFAULT) -> Edit:
+    return lambda model: model.graph.initializer.add(
+        name="text",
+        data_type=TensorProto.STRING,
+        dims=[2],
+        string_data=values,
+        data_location=data_location,
+    )
+
+
+def set_boolean_variance(model: onnx.ModelProto) -> None:
+    initializer(model, "v").CopyFrom(numpy_helper.from_array(np.ones(4, np.bool_), "v"))
+
+
 def reverse_nodes(model: onnx.ModelProto) -> None:
     nodes = [*reversed(model.graph.node)]
     del model.graph.node[:]
@@ -381,6 +400,14 @@ FAULTS = [
         ),
         ("'k' (1 NaN, 0 infinite, of 1)",),
     ),
+    Fault("lost-text", add_text(values=[b"one"]), ("'text' STRING [2] needs 2 strings and has 1",)),
+    Fault(
+        "text-outside",
+        add_text(data_location=TensorProto.EXTERNAL),
+        ("'text' STRING [2] holds text in another file",),
+    ),
+    Fault("cycle-through-subgraph", make_cycle_through_subgraph, ("has a cycle", "'z'", "'o'")),
+    Fault("variance-of-truths", set_boolean_variance, ("'n' (4 of 4 channels)",)),
     Fault("negative-variance", poison("v", -1.0, 2), ("negative or NaN", "'n' (2 of 4 channels)")),
     Fault("nan-variance", poison("v", np.nan, 1), ("negative or NaN", "'n' (1 of 4 channels)")),
     Fault(
@@ -458,20 +485,48 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_a_data_path_hidden_in_a_constant_of_a_subgraph_is_refused(tmp_path: Path) -> None:
-    hidden = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    hidden.external_data.add(key="location", value="/etc/hostname")
+def hide_in_subgraph(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
     out = helper.make_tensor_value_info("deep", TensorProto.FLOAT, None)
-    branch = helper.make_graph(
-        [helper.make_node("Constant", [], ["deep"], value=hidden)], "branch", [], [out]
-    )
-    model = make_model()
+    branch = helper.make_graph([node], "branch", [], [out])
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(
         helper.make_node("If", ["yes"], ["z"], then_branch=branch, else_branch=branch)
     )
+
+
+def hide_in_function(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("mine", "F", [], ["deep"], [node], opsets))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+
+
+def hide_in_graph(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    model.graph.node.append(node)
+
+
+@pytest.mark.parametrize("hide", [hide_in_graph, hide_in_subgraph, hide_in_function])
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
+def test_a_data_path_hidden_in_a_constant_is_refused(
+    tmp_path: Path, hide: Callable[[onnx.ModelProto, onnx.NodeProto], None], is_sparse: bool
+) -> None:
+    hidden = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    hidden.external_data.add(key="location", value="/etc/hostname")
+    node = helper.make_node("Constant", [], ["deep"], value=hidden)
+    if is_sparse:
+        indices = numpy_helper.from_array(np.array([2], np.int64))
+        sparse_value = onnx.SparseTensorProto(values=hidden, indices=indices, dims=[4])
+        node = helper.make_node("Constant", [], ["deep"], sparse_value=sparse_value)
+    model = make_model()
+    hide(model, node)
     with pytest.raises(ModelError, match=r"outside the model's folder: 'deep' \('/etc/hostname'\)"):
         load_model(save(model, tmp_path))
+
+
+def test_a_data_path_of_a_name_that_no_file_system_takes_is_missing(tmp_path: Path) -> None:
+    path = save_external(tmp_path)
+    edit_external(path, "w", location="n" * 5000)
+    with pytest.raises(ModelError, match=r"files that are missing: 'w'"):
+        load_model(path)
 
 
 @pytest.mark.parametrize(
