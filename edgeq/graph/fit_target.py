@@ -52,7 +52,7 @@ def _raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """Return `model` at opset `version`, with all that the converter forgets put back."""
     try:
         raised = version_converter.convert_version(model, version)
-    except (RuntimeError, ValueError) as error:
+    except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the model's opset cannot be raised to {version}: {error}",
             why="per-channel Q/DQ came with opset 13",

@@ -1,4 +1,4 @@
-"""Text graphs in, placement as text out. After a wanted change: EDGEQ_REGENERATE=1 pytest tests/graphs; read the diff."""
+"""Text graphs in, placement as text out. To accept a change: EDGEQ_REGENERATE=1 pytest tests/graphs; read the diff."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import onnx
 
-from edgeq.core.errors import TargetError
+from edgeq.core.errors import EdgeqBug, TargetError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import BitSpec, InputSpec, TargetCard
 from edgeq.graph.placement import concat, passive, pooling, residual, weighted
+from edgeq.graph.placement.flow import WEIGHTED
 from edgeq.graph.placement.resolve import resolve
 from edgeq.graph.placement.rule import RULES, PlacementView, Rule, Wish
 
@@ -35,9 +36,11 @@ def plan_placement(
 
     Raises:
         TargetError: if the target has no INT8 arithmetic.
+        EdgeqBug: if the shapes and types were not inferred.
     """
     _require_int8(card)
     view = PlacementView(model)
+    _require_types(view)
     by_node: list[list[Wish]] = []
     for node in reversed(view.nodes):
         wishes = [
@@ -60,3 +63,11 @@ def _require_int8(card: TargetCard) -> None:
             why="its TensorRT builds FP32 and FP16 engines only, so a Q/DQ model would not run there",
             mend="the nearest target that can is --target jetson-orin; `edgeq targets` lists them all",
         )
+
+
+def _require_types(view: PlacementView) -> None:
+    """Check that types were inferred: without them an Add of activations looks like shape arithmetic."""
+    for node in view.nodes:
+        if node.op_type in WEIGHTED and not view.element_type(node.output[0]):
+            msg = f"placement needs inferred types, and '{node.output[0]}' has none"
+            raise EdgeqBug(msg)

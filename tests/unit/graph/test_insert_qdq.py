@@ -315,6 +315,17 @@ def test_an_old_opset_is_raised_to_13_and_computes_the_same(parse_graph, x):
     np.testing.assert_allclose(run_onnxruntime(result.model, x=x)[0], want, rtol=1e-5, atol=1e-5)
 
 
+def test_an_old_operator_that_cannot_be_raised_is_told(parse_graph):
+    model = parse_graph(
+        """<ir_version: 6, opset_import: ["" : 6]>
+    g (float[1,3,4,4] x) => (float[1,3,8,8] y) { y = NoSuchOperator(x) }""",
+        check=False,
+    )
+    empty = QuantPlan(target="jetson-orin", bits="w8a8", decisions=())
+    with pytest.raises(ModelError, match="cannot be raised to 13"):
+        insert_qdq(model, empty, QuantizedValues(scales={}, codes={}, floats={}), card=CARD)
+
+
 def test_an_opset_above_the_targets_is_refused(parse_graph):
     model = parse_graph(
         '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'

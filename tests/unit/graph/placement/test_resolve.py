@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from deploy.cards import load_card
-from edgeq.core.errors import TargetError
+from edgeq.core.errors import EdgeqBug, TargetError
 from edgeq.core.plan import FixedRange, Grid, OwnRange, QuantPlan
 from edgeq.core.specs import BitSpec, Layout
 from edgeq.graph.placement import RULES, plan_placement
@@ -157,3 +157,8 @@ def test_a_target_without_int8_is_refused_with_one_that_has_it(parse_graph):
     with pytest.raises(TargetError, match="no INT8 arithmetic") as caught:
         plan_placement(parse_graph(chain()), card=card, bits=BitSpec.parse("w8a8"), inputs=())
     assert "jetson-orin" in caught.value.mend
+
+
+def test_a_model_without_inferred_types_is_our_own_bug(parse_graph, place):
+    with pytest.raises(EdgeqBug, match="'c0' has none"):
+        place(parse_graph(chain(), check=False))
