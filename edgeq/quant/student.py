@@ -6,7 +6,7 @@ read it; so simulation, Q/DQ file and engine quantize the same edges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edgeq.core.errors import EdgeqBug
-from edgeq.core.numerics import choose_scale, quantize
+from edgeq.core.numerics import choose_scale, dequantize, quantize
 from edgeq.core.plan import Decision, FixedRange, Grid, QuantPlan, Role, SharedRange
 from edgeq.core.quantized import QuantizedValues
 from edgeq.quant.fake_quant import FakeQuantizer
@@ -34,42 +34,46 @@ class Student:
         quantizers: by owner tensor.
     """
 
-    def __init__(self, teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -> None:
-        """Insert quantizers whose first ranges come from `batches` run through the float teacher."""
+    def __init__(self, teacher: Teacher, plan: QuantPlan, scales: Mapping[str, Tensor]) -> None:
+        """Insert quantizers with the given `scales`, one an owner tensor, [] or [C]."""
         self.teacher = teacher.copy()
         self.plan = plan
-        self.quantizers = self._make_quantizers(teacher, batches)
+        self.quantizers = self._make_quantizers(scales)
         self._calls: dict[str, fx.Node] = {}
         self._attributes = {tensor: name for name, tensor in self.teacher.binding.items()}
         self._insert()
 
-    def _make_quantizers(
-        self, teacher: Teacher, batches: Sequence[Tensor]
-    ) -> dict[str, FakeQuantizer]:
-        ranges = observe(
-            teacher,
-            [
-                decision.tensor
-                for decision in self.plan.quantized(Role.ACTIVATION)
-                if not isinstance(decision.owner, SharedRange | FixedRange)
-            ],
-            batches,
+    @classmethod
+    def from_values(cls, teacher: Teacher, plan: QuantPlan, values: QuantizedValues) -> Student:
+        """Return a student that computes what `values` describe: dequantized weights, trained scales and biases."""
+        student = cls(
+            teacher, plan, {name: torch.from_numpy(scale) for name, scale in values.scales.items()}
         )
+        with torch.no_grad():
+            for tensor, weight in student.weights().items():
+                axis = require_grid(student._decision(tensor)).axis or 0
+                restored = dequantize(values.codes[tensor], values.scales[tensor], axis=axis)
+                weight.copy_(torch.from_numpy(restored))
+            for tensor, (bias, _) in student.biases().items():
+                bias.copy_(torch.from_numpy(values.floats[tensor]))
+        return student
+
+    def _make_quantizers(self, scales: Mapping[str, Tensor]) -> dict[str, FakeQuantizer]:
         parameters = {tensor: name for name, tensor in self.teacher.binding.items()}
         quantizers = {}
         for decision in self.plan.quantized():
             if isinstance(decision.owner, SharedRange):
                 continue
-            grid = require_grid(decision)
-            if isinstance(decision.owner, FixedRange):
-                scale, ndim = torch.from_numpy(choose_scale(decision.owner.amax, high=grid.high)), 0
-            elif decision.role is Role.WEIGHT:
-                weight = self.teacher.module.get_parameter(parameters[decision.tensor])
-                scale, ndim = mse_scale(weight, grid), weight.ndim
-            else:
-                scale, ndim = mse_scale(ranges[decision.tensor].values(), grid), 0
-            quantizers[decision.tensor] = FakeQuantizer(grid, scale, ndim=ndim)
+            ndim = 0
+            if decision.role is Role.WEIGHT:
+                ndim = self.teacher.module.get_parameter(parameters[decision.tensor]).ndim
+            quantizers[decision.tensor] = FakeQuantizer(
+                require_grid(decision), scales[decision.tensor], ndim=ndim
+            )
         return quantizers
+
+    def _decision(self, tensor: str) -> Decision:
+        return next(decision for decision in self.plan.decisions if decision.tensor == tensor)
 
     def _insert(self) -> None:
         module = self.teacher.module
@@ -165,22 +169,35 @@ class Student:
         }
         return QuantizedValues(scales=scales, codes=codes, floats=biases)
 
-    def load(self, values: QuantizedValues) -> None:
-        """Set scales, weights and biases to `values` (weights become their dequantized codes)."""
-        with torch.no_grad():
-            for owner, quantizer in self.quantizers.items():
-                quantizer.log_scale.copy_(torch.from_numpy(values.scales[owner]).log())
-            for tensor, weight in self.weights().items():
-                grid = self.quantizers[tensor].grid
-                shape = [1] * weight.ndim
-                if grid.axis is not None:
-                    shape[grid.axis] = -1
-                scale = torch.from_numpy(values.scales[tensor]).view(
-                    shape if grid.axis is not None else []
-                )
-                weight.copy_(torch.from_numpy(values.codes[tensor]).float() * scale)
-            for tensor, (bias, _) in self.biases().items():
-                bias.copy_(torch.from_numpy(values.floats[tensor]))
+
+def first_scales(teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the first scale of every owner tensor: fixed, or by search on weights and observed activations.
+
+    Args:
+        teacher: float.
+        plan: whose tensors are wanted.
+        batches: inputs that show the ranges.
+    """
+    activations = [
+        decision.tensor
+        for decision in plan.quantized(Role.ACTIVATION)
+        if not isinstance(decision.owner, SharedRange | FixedRange)
+    ]
+    observed = observe(teacher, activations, batches)
+    parameters = {tensor: name for name, tensor in teacher.binding.items()}
+    scales: dict[str, Tensor] = {}
+    for decision in plan.quantized():
+        grid = require_grid(decision)
+        if isinstance(decision.owner, FixedRange):
+            scales[decision.tensor] = torch.from_numpy(
+                choose_scale(decision.owner.amax, high=grid.high)
+            )
+        elif decision.role is Role.WEIGHT:
+            weight = teacher.module.get_parameter(parameters[decision.tensor])
+            scales[decision.tensor] = mse_scale(weight, grid)
+        elif not isinstance(decision.owner, SharedRange):
+            scales[decision.tensor] = mse_scale(observed[decision.tensor].values(), grid)
+    return scales
 
 
 def observe(

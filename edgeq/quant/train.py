@@ -29,7 +29,7 @@ from edgeq.quant.objectives import (
     feature_alignment,
     relative_error,
 )
-from edgeq.quant.student import Student
+from edgeq.quant.student import Student, first_scales
 from edgeq.teacher.teacher import Teacher, with_outputs
 
 
@@ -75,9 +75,10 @@ def train_student(
     progress = progress or NoProgress()
     x = torch.from_numpy(problem.samples.samples)
     progress.start("train", max(spec.steps, 1), "step")
-    student = Student(
+    ranges = first_scales(
         problem.teacher, problem.plan, torch.split(x[: spec.range_samples], spec.batch)
     )
+    student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []
     loop = _Loop(problem, student, spec)
     generator = torch.Generator().manual_seed(derive_seed(seed, "train"))

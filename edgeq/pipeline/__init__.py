@@ -1,0 +1,19 @@
+"""The main job, end to end: `run_build`, and the parts of it that stand alone."""
+
+from __future__ import annotations
+
+from edgeq.pipeline.dry_run import DryRun, plan_build
+from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.run import BuildResult, run_build, run_explain, run_synth
+
+__all__ = [
+    "BuildOptions",
+    "BuildResult",
+    "DryRun",
+    "Job",
+    "plan_build",
+    "prepare",
+    "run_build",
+    "run_explain",
+    "run_synth",
+]

@@ -1,0 +1,113 @@
+"""`--dry-run`: what a build would do, with the time and memory that it would take on this machine.
+
+Time is measured, not guessed: a few steps of both loops are run on this machine, and multiplied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from edgeq.core.plan import QuantPlan
+from edgeq.core.progress import NoProgress
+from edgeq.pipeline.job import BuildOptions, Job, prepare
+
+# Steps that are run to measure one. The first ones of a loop are slower, so the figure is on the safe side.
+MEASURED_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """The plan of a build and its expected cost.
+
+    Attributes:
+        synthesis_s, training_s: seconds, extrapolated from steps that were run here.
+        memory_mb: peak of this process while those steps ran.
+    """
+
+    job: Job
+    synthesis_s: float
+    training_s: float
+    memory_mb: float
+
+    def lines(self) -> list[str]:
+        """Return the plan in words."""
+        job, recipe = self.job, self.job.recipe
+        spec, made, trained = job.input.spec, recipe.synthesis, recipe.training
+        return [
+            f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
+            f"input: '{spec.name}' {'x'.join(map(str, spec.shape))}, {job.input.chosen_by}",
+            f"target: {job.card.title} ({job.card.stack}), bits {job.options.bits}",
+            f"teacher: equal to ONNX Runtime, largest difference {job.proof.largest_abs:.2g}",
+            f"BN table: {len(job.table.entries)} layers",
+            f"placement: {_count(job.plan)}",
+            f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
+            f"synthesize: {made.samples} samples, {made.iterations} iterations each: about {self.synthesis_s:.0f} s",
+            f"train: {trained.steps} steps of {trained.batch}: about {self.training_s:.0f} s",
+            f"memory: about {self.memory_mb:.0f} MB",
+            f"folder: {job.options.out}",
+        ]
+
+
+def plan_build(options: BuildOptions) -> DryRun:
+    """Return what `run_build` would do; nothing is written.
+
+    Raises:
+        EdgeqError: whatever speaks against the build.
+    """
+    job = prepare(options)
+    synthesis_s, training_s = _measure(job)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The unit of ru_maxrss is kilobytes on Linux and bytes on macOS.
+    per_mb = 1024 if sys.platform != "darwin" else 1024 * 1024
+    return DryRun(
+        job=job,
+        synthesis_s=synthesis_s,
+        training_s=training_s,
+        memory_mb=peak / per_mb,
+    )
+
+
+def _measure(job: Job) -> tuple[float, float]:
+    """Return the expected seconds of synthesis and training."""
+    from calib.synthesize import SynthesisProblem, synthesize
+    from edgeq.quant.train import TrainingProblem, train_student
+
+    full = job.recipe.synthesis
+    short = dataclasses.replace(full, samples=full.batch, iterations=MEASURED_STEPS)
+    problem = SynthesisProblem(
+        teacher=job.teacher, table=job.table, input=job.input.spec, classes=job.classes
+    )
+    started = time.monotonic()
+    samples = synthesize(problem, short, seed=job.options.seed, progress=NoProgress())
+    per_step = (time.monotonic() - started) / MEASURED_STEPS
+    batches = -(-full.samples // full.batch)
+    synthesis_s = per_step * full.iterations * batches if full.source == "optimise" else per_step
+    training = TrainingProblem(
+        teacher=job.student_teacher,
+        plan=job.plan,
+        samples=samples,
+        input=job.input.spec,
+        blocks=job.blocks,
+        last_map=job.last_map,
+    )
+    times = []
+    for steps in (0, MEASURED_STEPS):
+        started = time.monotonic()
+        train_student(
+            training, dataclasses.replace(job.recipe.training, steps=steps), seed=job.options.seed
+        )
+        times.append(time.monotonic() - started)
+    return synthesis_s, times[0] + (
+        times[1] - times[0]
+    ) / MEASURED_STEPS * job.recipe.training.steps
+
+
+def _count(plan: QuantPlan) -> str:
+    """Return how many tensors have which grid."""
+    counts = Counter(f"{d.role.value} {d.grid}" for d in plan.quantized())
+    return ", ".join(f"{number} x {kind}" for kind, number in sorted(counts.items()))

@@ -1,0 +1,205 @@
+"""What a build is asked to do, and everything that is known before anything is computed or written.
+
+Entry: `prepare`: reads, imports, proves, folds and plans; whatever speaks against the build is raised here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+import edgeq
+from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.recipes import Recipe, load_recipe
+from edgeq.core.specs import BitSpec, BNTable, Effort, InputSpec, TargetCard
+from edgeq.graph.inputs import InputReport
+from edgeq.graph.read import LoadedModel
+from edgeq.teacher.proof import ProofResult
+from edgeq.teacher.teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What the user asked for; the command line's words, read.
+
+    Attributes:
+        bounds: empty, or (low, high) in the model's own unit.
+        mean, std: empty, or one value or one a channel.
+        shapes: input name to full shape, for axes that the file leaves open.
+        eval_path: labelled pictures, one folder a class, or None.
+        settings: figures of the recipe that are replaced, as text.
+        overwrite: delete another build in `out`.
+    """
+
+    model: Path
+    target: str
+    bits: BitSpec
+    effort: Effort
+    seed: int
+    out: Path
+    recipe: str
+    preset: str | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bounds: tuple[float, ...]
+    shapes: dict[str, tuple[int, ...]]
+    eval_path: Path | None
+    settings: dict[str, str]
+    overwrite: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A build that nothing speaks against any more; nothing has been written.
+
+    Attributes:
+        options: what was asked.
+        card: the target.
+        recipe: with the figures of the effort and of --set.
+        loaded: the user's model.
+        input: its one picture input, and how the preprocessing was chosen.
+        teacher: of the model as it is, BatchNormalization kept.
+        proof: that the teacher computes what ONNX Runtime computes.
+        table: the BN statistics.
+        folded: the model with BatchNormalization folded; what Q/DQ is written into.
+        student_teacher: of `folded`: what the student copies and is trained against.
+        plan: the placement on `folded`.
+        blocks, last_map: see `quant.train.TrainingProblem`.
+        classes: number of classes of the first output, or None.
+        findings: what the user should know, one sentence each.
+    """
+
+    options: BuildOptions
+    card: TargetCard
+    recipe: Recipe
+    loaded: LoadedModel
+    input: InputReport
+    teacher: Teacher
+    proof: ProofResult
+    table: BNTable
+    folded: onnx.ModelProto
+    student_teacher: Teacher
+    plan: QuantPlan
+    blocks: tuple[str, ...]
+    last_map: str | None
+    classes: int | None
+    findings: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that the build's results depend on."""
+        import numpy as np
+        import onnxruntime
+        import torch
+
+        return {
+            "edgeq": edgeq.__version__,
+            "model": self.loaded.digest,
+            "target": self.card.digest(),
+            "bits": self.options.bits.to_dict(),
+            "seed": self.options.seed,
+            "recipe": self.recipe.to_dict(),
+            "input": self.input.spec.to_dict(),
+            "versions": {
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+                "onnxruntime": onnxruntime.__version__,
+                "numpy": np.__version__,
+            },
+        }
+
+
+def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
+    """Read, import, prove and plan; raise whatever speaks against the build. Nothing is written.
+
+    Raises:
+        EdgeqError: of the kind that fits; see `core.errors`.
+    """
+    from calib.synthesize import no_statistics
+    from deploy.cards import load_card
+    from edgeq.graph.batchnorm import fold_batchnorm, read_bn_table
+    from edgeq.graph.inputs import describe_inputs
+    from edgeq.graph.placement import plan_placement
+    from edgeq.graph.read import load_model
+    from edgeq.teacher.importer import import_teacher
+    from edgeq.teacher.proof import prove_equal
+
+    progress = progress or NoProgress()
+    card = load_card(options.target)
+    recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
+    progress.start("read", 1, "file")
+    loaded = load_model(options.model)
+    report = describe_inputs(
+        loaded.inferred,
+        preset=options.preset,
+        mean=options.mean or None,
+        std=options.std or None,
+        bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
+        shapes=options.shapes,
+    )[0]
+    table = read_bn_table(loaded.inferred)
+    if not table.entries and recipe.synthesis.source != "noise":
+        raise no_statistics()
+    progress.advance()
+    teacher = import_teacher(loaded.inferred)
+    fold = fold_batchnorm(loaded.model)
+    inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
+    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=[report.spec])
+    progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_input(report)}")
+    proof = prove_equal(teacher, loaded.model, [report.spec], seed=options.seed, progress=progress)
+    blocks, last_map = _watched_tensors(inferred, plan)
+    return Job(
+        options=options,
+        card=card,
+        recipe=recipe,
+        loaded=loaded,
+        input=report,
+        teacher=teacher,
+        proof=proof,
+        table=table,
+        folded=fold.model,
+        student_teacher=import_teacher(inferred),
+        plan=plan,
+        blocks=blocks,
+        last_map=last_map,
+        classes=_count_classes(teacher, report.spec),
+        findings=fold.findings,
+    )
+
+
+def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str, ...], str | None]:
+    """Return the block outputs that the student is to match, and the last tensor with spatial axes.
+
+    Block outputs are the cut tensors of the graph that the plan quantizes: where it puts no quantizer, the tensor is
+    the inside of a fused region.
+    """
+    from edgeq.graph.cuts import cut_tensors
+    from edgeq.graph.view import GraphView
+
+    view = GraphView(model)
+    cuts = cut_tensors(view)
+    quantized = {decision.tensor for decision in plan.quantized(Role.ACTIVATION)}
+    maps = [
+        name
+        for name in cuts
+        if len(view.shape(name) or ()) == 4
+        and all(size != 1 for size in (view.shape(name) or ())[2:])
+    ]
+    return tuple(name for name in cuts if name in quantized), maps[-1] if maps else None
+
+
+def _count_classes(teacher: Teacher, spec: InputSpec) -> int | None:
+    """Return the number of classes if the first output is [N, classes] with at least two, else None."""
+    import torch
+
+    with torch.no_grad():
+        output = teacher.module(torch.zeros(spec.batch or 1, *spec.shape))[0]
+    return output.shape[1] if output.ndim == 2 and output.shape[1] > 1 else None
+
+
+def _describe_input(report: InputReport) -> str:
+    spec = report.spec
+    return f"'{spec.name}' {'x'.join(map(str, spec.shape))} ({report.chosen_by})"

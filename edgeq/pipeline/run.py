@@ -1,0 +1,153 @@
+"""`edgeq build`, `synth` and `explain`: the stages one after the other, resumed where a run was cut off."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeq.core.errors import InputError
+from edgeq.core.files import digest_file, read_json
+from edgeq.core.plan import QuantPlan
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.samples import SampleSet
+from edgeq.core.serial import digest_of
+from edgeq.pipeline import stages
+from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        folder: where it lies.
+        results: the content of `results.json`.
+        seconds: of every stage that ran, in this run or an earlier one.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"folder": str(self.folder), "seconds": self.seconds, **self.results}
+
+    def summary_lines(self) -> list[str]:
+        """Return what a user tells a colleague."""
+        agreement, codes = self.results["agreement"], self.results["codes"]
+        lines = [f"{self.results['bits']} for {self.results['target']}"]
+        if agreement["top1_match_ratio"] is not None:
+            share = 100 * agreement["top1_match_ratio"]
+            lines.append(
+                f"same top class as the teacher on {share:.1f} % of {agreement['samples']} samples"
+            )
+        lines += [
+            f"output '{o['tensor']}': SQNR {o['sqnr_db']:.1f} dB" for o in agreement["outputs"]
+        ]
+        lines.append(f"student and ONNX Runtime: largest difference {codes['largest']} code")
+        if self.results["evaluation"] is not None:
+            before, after = (self.results["evaluation"][key] for key in ("float", "quantized"))
+            lines.append(
+                f"top-1 on {after['total']} pictures: {before['top1_pct']:.2f} % before, "
+                f"{after['top1_pct']:.2f} % after ({after['top1_pct'] - before['top1_pct']:+.2f})"
+            )
+        size = self.results["size_bytes"]
+        lines.append(
+            f"size: {size['before'] / 1e3:.0f} kB before, {size['after'] / 1e3:.0f} kB after"
+        )
+        lines.append("no engine was built here; bundle/build.sh builds it on the board")
+        return lines
+
+
+def run_build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
+    """Run every stage and return the result; stages that are finished in `options.out` are kept.
+
+    Raises:
+        EdgeqError: what is wrong; a folder that this call made and in which no stage finished is removed.
+    """
+    progress = progress or NoProgress()
+    job = prepare(options, progress)
+    work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
+    try:
+        for name, (inputs, produce) in _stages(job, work.folder, progress).items():
+            work.run(name, inputs, produce, progress)
+    finally:
+        work.discard_if_empty()
+    results = read_json(work.folder / "results.json")
+    return BuildResult(folder=work.folder, results=results, seconds=work.seconds())
+
+
+def _stages(
+    job: Job, folder: Path, progress: Progress
+) -> dict[str, tuple[dict[str, Any], Callable[[], Sequence[str]]]]:
+    """Return what each stage depends on beyond the build's identity, and how it is run."""
+    pictures = {"pictures": _digest_pictures(job.options.eval_path)}
+
+    def samples() -> SampleSet:
+        return SampleSet.load(folder / "samples")
+
+    def qdq() -> onnx.ModelProto:
+        return onnx.load(folder / "model.qdq.onnx")
+
+    return {
+        "synthesize": ({}, lambda: stages.make_samples(job, folder, progress)),
+        "train": ({}, lambda: stages.make_values(job, samples(), folder, progress)),
+        "write": ({}, lambda: stages.write_model(job, folder, progress)),
+        "verify": ({}, lambda: stages.verify_model(job, qdq(), samples(), folder, progress)),
+        "evaluate": (pictures, lambda: stages.evaluate_model(job, qdq(), folder, progress)),
+        "bundle": ({}, lambda: stages.make_bundle(job, qdq(), samples(), folder, progress)),
+        "results": (pictures, lambda: stages.write_results(job, folder, progress)),
+    }
+
+
+def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
+    """Make the sample set alone, in `options.out`; return the folder that `edgeq compare --samples` takes.
+
+    Raises:
+        EdgeqError: as `run_build`.
+    """
+    progress = progress or NoProgress()
+    job = prepare(options, progress)
+    work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
+    try:
+        work.run(
+            "synthesize", {}, lambda: stages.make_samples(job, work.folder, progress), progress
+        )
+    finally:
+        work.discard_if_empty()
+    return work.folder / "samples"
+
+
+def run_explain(options: BuildOptions) -> QuantPlan:
+    """Return the placement for the model and the target; nothing is written."""
+    return prepare(options).plan
+
+
+def _digest_pictures(path: Path | None) -> str | None:
+    """Return a digest of what `--eval` names: a zip's bytes, or a folder's file names, sizes and times.
+
+    Raises:
+        InputError: if there is nothing at that path.
+    """
+    if path is None:
+        return None
+    if path.is_dir():
+        files = sorted(item for item in path.rglob("*") if item.is_file())
+        return digest_of(
+            [[str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        )
+    if path.is_file() and zipfile.is_zipfile(path):
+        return digest_file(path)
+    raise InputError(
+        "--eval names neither a folder nor a zip file",
+        why="pictures are read from one folder a class, in a folder or a zip",
+        mend="check the path",
+        path=path,
+    )

@@ -1,0 +1,189 @@
+"""The stages of a build that make files, in their order. Each returns the names of the files that it made.
+
+`edgeq.pipeline` runs them inside a `Workspace`; another program can call them one by one with a `Job`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+import edgeq
+from edgeq.core.errors import BuildError
+from edgeq.core.files import read_json, write_bytes, write_json
+from edgeq.core.progress import Progress
+from edgeq.core.samples import SampleSet
+from edgeq.pipeline.job import Job
+
+# How many samples the student and ONNX Runtime are compared on, code by code.
+CODE_SAMPLES = 32
+
+
+def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
+    """Stage 4: make the sample set, with its BN table and a picture of it."""
+    from calib.synthesize import SynthesisProblem, synthesize
+    from edgeq.report.preview import preview_png
+
+    problem = SynthesisProblem(
+        teacher=job.teacher, table=job.table, input=job.input.spec, classes=job.classes
+    )
+    found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
+    found.provenance.update(
+        recipe=job.recipe.name, model_sha256=job.loaded.digest, bn_table=job.table.digest()
+    )
+    write_json(folder / "bn_table.json", job.table.to_dict())
+    found.save(folder / "samples")
+    write_bytes(folder / "samples" / "preview.png", preview_png(found, job.input.spec))
+    names = ["samples.npy", "samples.json", "preview.png"]
+    if found.labels is not None:
+        names.append("labels.npy")
+    return ["bn_table.json", *(f"samples/{name}" for name in names)]
+
+
+def make_values(job: Job, samples: SampleSet, folder: Path, progress: Progress) -> Sequence[str]:
+    """Stage 6: train the student; keep its scales, codes and biases, and the losses."""
+    from edgeq.quant.storage import save_values
+    from edgeq.quant.train import TrainingProblem, train_student
+
+    problem = TrainingProblem(
+        teacher=job.student_teacher,
+        plan=job.plan,
+        samples=samples,
+        input=job.input.spec,
+        blocks=job.blocks,
+        last_map=job.last_map,
+    )
+    student, history = train_student(
+        problem, job.recipe.training, seed=job.options.seed, progress=progress
+    )
+    write_json(folder / "plan.json", job.plan.to_dict())
+    write_json(folder / "history.json", history)
+    save_values(student.values(), folder / "trained.safetensors")
+    return ["plan.json", "history.json", "trained.safetensors"]
+
+
+def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
+    """Stages 7 and 8a: write Q/DQ into the user's graph and lint the result before it gets its name.
+
+    Raises:
+        BuildError: if the lint finds an error.
+    """
+    from edgeq.graph.insert_qdq import insert_qdq
+    from edgeq.graph.lint import lint
+    from edgeq.quant.storage import load_values
+
+    progress.start("write", 1, "file")
+    values = load_values(folder / "trained.safetensors")
+    values.require_complete(job.plan)
+    model = insert_qdq(job.folded, job.plan, values, card=job.card).model
+    findings = lint(model, job.card)
+    errors = [finding for finding in findings if finding.severity.value == "error"]
+    if errors:
+        lines = "; ".join(f"[{item.check}] {item.what}" for item in errors)
+        raise BuildError(
+            f"the Q/DQ model breaks {len(errors)} rules of {job.card.title}: {lines}",
+            why="its parser would refuse the file",
+            mend="report this with the manifest; `edgeq explain` shows the placement",
+        )
+    write_bytes(folder / "model.qdq.onnx", model.SerializeToString(deterministic=True))
+    write_json(
+        folder / "lint.json",
+        [{"check": item.check, "node": item.node, "what": item.what} for item in findings],
+    )
+    progress.advance()
+    quantized = sum(1 for _ in job.plan.quantized())
+    progress.finish(f"{quantized} tensors quantized, lint: 0 errors, {len(findings)} warnings")
+    return ["model.qdq.onnx", "lint.json"]
+
+
+def verify_model(
+    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
+) -> Sequence[str]:
+    """Stage 8b: agreement with the teacher, and the student's codes against ONNX Runtime's."""
+    import torch
+
+    from deploy.verify import compare_codes, require_within_one_code, verify_agreement
+    from edgeq.quant.storage import load_values
+    from edgeq.quant.student import Student
+
+    agreement = verify_agreement(job.loaded.model, model, samples, plan=job.plan, progress=progress)
+    student = Student.from_values(
+        job.student_teacher, job.plan, load_values(folder / "trained.safetensors")
+    )
+    x = samples.samples[:CODE_SAMPLES]
+    codes = compare_codes(model, job.plan, x, student.activation_codes(torch.from_numpy(x)))
+    require_within_one_code(codes)
+    write_json(folder / "agreement.json", agreement.to_dict())
+    write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})
+    return ["agreement.json", "codes.json"]
+
+
+def evaluate_model(
+    job: Job, model: onnx.ModelProto, folder: Path, progress: Progress
+) -> Sequence[str]:
+    """`--eval`: top-1 before and after. Labels are read here and nowhere else."""
+    from deploy.evaluate import evaluate_top1
+
+    evaluation = None
+    if job.options.eval_path is not None:
+        models = {"float": job.loaded.model, "quantized": model}
+        found = evaluate_top1(models, job.options.eval_path, job.input.spec, progress=progress)
+        evaluation = {name: result.to_dict() for name, result in found.items()}
+    write_json(folder / "evaluation.json", evaluation)
+    return ["evaluation.json"]
+
+
+def make_bundle(
+    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
+) -> Sequence[str]:
+    """Stage 9: the kit that builds and checks the engine on the device."""
+    from deploy.bundle import write_bundle
+
+    progress.start("bundle", 1, "folder")
+    result = write_bundle(
+        folder / "bundle",
+        qdq_model=model,
+        teacher_model=job.loaded.model,
+        card=job.card,
+        samples=samples,
+        inputs=[job.input.spec],
+        provenance={
+            "edgeq": edgeq.__version__,
+            "model_sha256": job.loaded.digest,
+            "bits": str(job.options.bits),
+            "recipe": job.recipe.name,
+            "seed": job.options.seed,
+        },
+    )
+    progress.advance()
+    progress.finish(f"{len(result.files)} files for {job.card.title}")
+    return [f"bundle/{name}" for name in result.files]
+
+
+def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
+    """Gather what the stages found into `results.json`."""
+    progress.start("results", 1, "file")
+    results = {
+        "schema": 1,
+        "model": job.options.model.name,
+        "target": job.card.name,
+        "bits": str(job.options.bits),
+        "build": job.identity(),
+        "preprocessing": job.input.chosen_by,
+        "proof": job.proof.to_dict(),
+        "findings": list(job.findings),
+        "agreement": read_json(folder / "agreement.json"),
+        "codes": read_json(folder / "codes.json"),
+        "evaluation": read_json(folder / "evaluation.json"),
+        "lint": read_json(folder / "lint.json"),
+        "size_bytes": {
+            "before": job.loaded.size_bytes,
+            "after": (folder / "model.qdq.onnx").stat().st_size,
+        },
+    }
+    write_json(folder / "results.json", results)
+    progress.advance()
+    progress.finish("results.json")
+    return ["results.json"]
