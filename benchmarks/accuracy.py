@@ -1,0 +1,199 @@
+"""Measure the accuracy that a build keeps on the CIFAR-10 teacher of the fixtures, and write docs/results.md.
+
+    EDGEQ_FIXTURES=../shared/data python benchmarks/accuracy.py                     # every row, three seeds
+    EDGEQ_FIXTURES=../shared/data python benchmarks/accuracy.py --rows w4a4/standard/edgeq --seeds 0
+
+Each run goes through the stages of `edgeq build` and is evaluated once, after its last training step, by ONNX Runtime
+(graph optimisation off) on all 10,000 test pictures. The sample set does not depend on the bits: it is made once a
+seed, effort and recipe, and its time is counted in every run that uses it. Rows are kept in benchmarks/accuracy.json
+as they are finished, so a benchmark that was cut off goes on; docs/results.md is made from that file alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+import edgeq
+from deploy.evaluate import evaluate_top1
+from edgeq.core.files import read_json, write_bytes, write_json
+from edgeq.core.progress import NoProgress
+from edgeq.core.samples import SampleSet
+from edgeq.core.specs import BitSpec, Effort
+from edgeq.pipeline import BuildOptions, stages
+from edgeq.pipeline.job import Job, prepare
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "benchmarks" / "accuracy.json"
+PAGE = ROOT / "docs" / "results.md"
+BITS = ("w8a8", "w4a8", "w4a4", "w3a3")
+ROWS = (
+    "w8a8/quick/edgeq",
+    *(f"{bits}/standard/edgeq" for bits in BITS),
+    *(f"{bits}/standard/noise" for bits in BITS),
+)
+# What the project asks of the mean drop, in points of top-1, and of one run's wall time, in seconds.
+LIMITS = {
+    "w8a8/quick/edgeq": (0.3, 90),
+    "w8a8/standard/edgeq": (0.15, 720),
+    "w4a8/standard/edgeq": (0.5, 720),
+    "w4a4/standard/edgeq": (1.2, 720),
+    "w3a3/standard/edgeq": (5.0, 720),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="bits/effort/recipe")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="figures to try; not recorded"
+    )
+    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    parser.add_argument("--again", action="store_true", help="measure rows that are on record anew")
+    options = parser.parse_args()
+    if options.fixtures is None:
+        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    settings = dict(item.split("=", 1) for item in options.set)
+    record = read_json(RECORD) if RECORD.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(options.fixtures) / "cifar10", Path(folder), settings)
+        for seed in options.seeds:
+            for row in options.rows:
+                if not settings and not options.again and str(seed) in record.get(row, {}):
+                    continue
+                figures = bench.run(row, seed)
+                print(f"{row:24s} seed {seed}: {figures}", flush=True)
+                if not settings:
+                    record.setdefault(row, {})[str(seed)] = figures
+                    write_json(RECORD, record)
+    if not settings:
+        write_bytes(PAGE, page(record).encode())
+
+
+class Bench:
+    """Runs rows; keeps sample sets and the float accuracy between them."""
+
+    def __init__(self, fixtures: Path, folder: Path, settings: dict[str, str]) -> None:
+        self._model = fixtures / "resnet20_bn.onnx"
+        self._pictures = fixtures / "test.zip"
+        self._folder = folder
+        self._settings = settings
+        self._sets: dict[tuple[str, ...], tuple[Path, float]] = {}
+        self._float: float | None = None
+
+    def run(self, row: str, seed: int) -> dict[str, Any]:
+        bits, effort, recipe = row.split("/")
+        started = time.monotonic()
+        job = prepare(self._options(bits, effort, recipe, seed))
+        made, samples_s = self._samples(job, effort, recipe, seed, started)
+        started = time.monotonic()
+        folder = self._folder / f"{row.replace('/', '-')}-{seed}"
+        stages.make_values(job, SampleSet.load(made / "samples"), folder, NoProgress())
+        stages.write_model(job, folder, NoProgress())
+        wall_s = samples_s + time.monotonic() - started
+        drop, top1 = self._drop(job, folder)
+        shutil.rmtree(folder)
+        return {
+            "top1_pct": round(top1, 2),
+            "drop_points": round(drop, 2),
+            "wall_s": round(wall_s, 1),
+            "synthesis_s": round(samples_s, 1),
+            "load": round(os.getloadavg()[0], 1),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": f"edgeq {edgeq.__version__}, torch {torch.__version__}, "
+            f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, onnx {onnx.__version__}",
+        }
+
+    def _samples(
+        self, job: Job, effort: str, recipe: str, seed: int, started: float
+    ) -> tuple[Path, float]:
+        """Return the folder of the sample set and the seconds that everything up to it took."""
+        key = (effort, recipe, str(seed))
+        if key not in self._sets:
+            folder = self._folder / "-".join(key)
+            stages.make_samples(job, folder, NoProgress())
+            self._sets[key] = folder, time.monotonic() - started
+        return self._sets[key]
+
+    def _drop(self, job: Job, folder: Path) -> tuple[float, float]:
+        models: dict[str, Any] = {"quantized": folder / "model.qdq.onnx"}
+        if self._float is None:
+            models["float"] = job.loaded.model
+        found = evaluate_top1(models, self._pictures, job.input.spec)
+        if "float" in found:
+            self._float = found["float"].top1_pct
+        assert self._float is not None
+        return self._float - found["quantized"].top1_pct, found["quantized"].top1_pct
+
+    def _options(self, bits: str, effort: str, recipe: str, seed: int) -> BuildOptions:
+        return BuildOptions(
+            model=self._model,
+            target="jetson-orin",
+            bits=BitSpec.parse(bits),
+            effort=Effort(effort),
+            seed=seed,
+            out=self._folder / "out",
+            recipe=recipe,
+            preset="imagenet",
+            mean=(),
+            std=(),
+            bounds=(),
+            shapes={},
+            eval_path=None,
+            settings=self._settings,
+            overwrite=False,
+        )
+
+
+def page(record: dict[str, Any]) -> str:
+    """Return docs/results.md."""
+    lines = [
+        "# Results",
+        "",
+        "Made by `benchmarks/accuracy.py`; no figure is typed by hand. ResNet-20 on CIFAR-10 (`resnet20_bn.onnx` of the",
+        "fixtures, 88.52 % in FP32), first and last layer at 8 bits, every quantized tensor in the Q/DQ file (placement",
+        "of `jetson-orin`), evaluated once after the last training step by ONNX Runtime on the 10,000 test pictures.",
+        "The pictures and their labels are seen by the evaluation only. Drop is in points of top-1; wall time is one",
+        "whole build without the evaluation. The `noise` rows train on Gaussian noise instead of synthetic samples.",
+        "",
+        "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in [
+        *(row for row in ROWS if row in record),
+        *(row for row in record if row not in ROWS),
+    ]:
+        runs = [record[row][seed] for seed in sorted(record[row])]
+        drops = [run["drop_points"] for run in runs]
+        walls = [run["wall_s"] for run in runs]
+        limit = LIMITS.get(row)
+        each = ", ".join(f"{drop:.2f}" for drop in drops)
+        lines.append(
+            f"| {row.replace('/', ' / ')} | {statistics.mean(drops):.2f} | {each} | "
+            f"{f'{limit[0]:.2f}' if limit else '-'} | {statistics.mean(walls):.0f} ({max(walls):.0f}) | "
+            f"{limit[1] if limit else '-'} |"
+        )
+    machines = sorted({run["machine"] for runs in record.values() for run in runs.values()})
+    versions = sorted({run["versions"] for runs in record.values() for run in runs.values()})
+    lines += ["", f"Machine: {'; '.join(machines)}. Versions: {'; '.join(versions)}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
