@@ -148,16 +148,19 @@ class QuantPlan(Spec):
     decisions: tuple[Decision, ...]
 
     def __post_init__(self) -> None:
-        grids: dict[str, Grid | None] = {}
+        seen: set[str] = set()
+        owned: dict[str, Grid | None] = {}
         for decision in self.decisions:
-            if decision.tensor in grids:
+            if decision.tensor in seen:
                 msg = f"two decisions on '{decision.tensor}'"
                 raise EdgeqBug(msg)
+            seen.add(decision.tensor)
             owner = decision.owner
-            if isinstance(owner, SharedRange) and grids.get(owner.with_tensor) != decision.grid:
-                msg = f"'{decision.tensor}' shares the range of '{owner.with_tensor}', which has no such grid before it"
+            if not isinstance(owner, SharedRange):
+                owned[decision.tensor] = decision.grid
+            elif owned.get(owner.with_tensor) != decision.grid:
+                msg = f"'{decision.tensor}' shares the range of '{owner.with_tensor}', which owns no such grid"
                 raise EdgeqBug(msg)
-            grids[decision.tensor] = decision.grid
 
     def quantized(self, role: Role | None = None) -> Iterator[Decision]:
         """Yield the decisions that quantize, of one role or of both."""

@@ -8,6 +8,7 @@ one figure of whatever was chosen.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import typing
 from dataclasses import dataclass
@@ -205,7 +206,9 @@ def _parse(key: str, text: str, kind: type) -> Any:
         return text.lower() == "true"
     try:
         if kind in {int, float, str}:
-            return kind(text)
+            value: int | float | str = kind(text)
+            if not isinstance(value, float) or math.isfinite(value):
+                return value
     except ValueError:
         pass
     raise InputError(

@@ -63,17 +63,21 @@ class SampleSet:
         """Return the set in `folder`.
 
         Raises:
-            CalibError: if a file is missing, changed or of the wrong shape.
+            InputError: if `samples.json` is missing or no JSON.
+            CalibError: if it is incomplete, or an array is missing, changed or of the wrong shape.
         """
         record = read_json(folder / "samples.json")
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise _unusable(folder, "samples.json has another schema")
+        files = record.get("files")
+        if not isinstance(files, dict) or not {"input_name", "provenance"} <= set(record):
+            raise _unusable(folder, "samples.json is incomplete")
         arrays: dict[str, NDArray[Any]] = {}
         for name in ("samples.npy", "labels.npy"):
-            if name not in record["files"]:
+            if name == "labels.npy" and name not in files:
                 continue
             path = folder / name
-            if not path.is_file() or digest_file(path) != record["files"][name]:
+            if not path.is_file() or digest_file(path) != files.get(name):
                 raise _unusable(folder, f"{name} is missing or was changed")
             arrays[name] = np.load(path, allow_pickle=False)
         samples, labels = arrays["samples.npy"], arrays.get("labels.npy")

@@ -112,14 +112,18 @@ def _typed(cls: type, key: str, hint: Any, value: Any) -> Any:
         return _typed_tuple(cls, key, args, value)
     if origin is dict and isinstance(value, dict):
         return {name: _typed(cls, key, args[1], item) for name, item in value.items()}
-    if isinstance(hint, type):
+    if origin is None and isinstance(hint, type):
         if issubclass(hint, enum.Enum):
             try:
                 return hint(value)
             except ValueError as error:
                 raise _wrong(cls, f"'{key}': {error}") from error
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            return _build(hint, {name: item for name, item in value.items() if name != "kind"})
+            kind = getattr(hint, "kind", None)
+            inner = dict(value)
+            if isinstance(kind, str) and inner.pop("kind", kind) != kind:
+                raise _wrong(cls, f"'{key}' has the unknown kind {value['kind']!r}")
+            return _build(hint, inner)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
