@@ -1,0 +1,173 @@
+"""Recipes load for each effort; every wrong name, figure and value is told with what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from edgeq.core.errors import EdgeqBug, EdgeqError, InputError
+from edgeq.core.recipes import (
+    DEFAULT_RECIPE,
+    Recipe,
+    SynthesisSpec,
+    TrainingSpec,
+    list_recipes,
+    load_recipe,
+    recipe_names,
+)
+from edgeq.core.specs import Effort
+
+
+@pytest.mark.parametrize("effort", Effort, ids=lambda effort: effort.value)
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_for_each_effort(name, effort):
+    recipe = load_recipe(name, effort=effort)
+    assert (recipe.name, recipe.effort) == (name, effort)
+    assert recipe.title
+    assert recipe.source
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_more_effort_is_never_less_work(name):
+    quick, standard, most = (
+        load_recipe(name, effort=effort) for effort in (Effort.QUICK, Effort.STANDARD, Effort.MAX)
+    )
+    for less, more in ((quick, standard), (standard, most)):
+        assert less.training.steps <= more.training.steps
+        assert less.synthesis.samples <= more.synthesis.samples
+        assert less.digest() != more.digest()
+
+
+def test_the_default_is_a_recipe_and_all_are_listed():
+    assert DEFAULT_RECIPE in recipe_names()
+    assert [recipe.name for recipe in list_recipes()] == list(recipe_names())
+    assert {recipe.effort for recipe in list_recipes()} == {Effort.STANDARD}
+
+
+def test_a_setting_replaces_one_figure_and_no_other():
+    plain = load_recipe("edgeq")
+    changed = load_recipe("edgeq", settings={"synthesis.samples": "7", "training.flip": "False"})
+    assert changed.synthesis.samples == 7
+    assert changed.training.flip is False
+    assert plain == dataclasses.replace(
+        changed,
+        synthesis=dataclasses.replace(changed.synthesis, samples=plain.synthesis.samples),
+        training=dataclasses.replace(changed.training, flip=plain.training.flip),
+    )
+
+
+def test_a_setting_is_stronger_than_the_effort():
+    recipe = load_recipe("edgeq", effort=Effort.MAX, settings={"training.steps": "1"})
+    assert recipe.training.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("synthesis.source", "noise", "noise"),
+        ("synthesis.learning_rate", "1e-2", 0.01),
+        ("training.steps", "0", 0),
+        ("training.flip", "true", True),
+    ],
+)
+def test_a_setting_is_read_as_the_kind_of_its_figure(key, text, value):
+    section, _, field = key.partition(".")
+    found = getattr(getattr(load_recipe("edgeq", settings={key: text}), section), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "kind"),
+    [
+        ("training.steps", "many", "int"),
+        ("training.steps", "1.5", "int"),
+        ("training.flip", "1", "bool"),
+        ("training.mix", "half", "float"),
+        ("training.weight_rate", "inf", "float"),
+        ("training.weight_rate", "nan", "float"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(key, text, kind):
+    with pytest.raises(InputError, match=f"--set {key}={text}: no {kind}"):
+        load_recipe("edgeq", settings={key: text})
+
+
+@pytest.mark.parametrize("key", ["training.step", "steps", "training", "training.steps.more", ""])
+def test_an_unknown_figure_is_refused_with_the_nearest(key):
+    with pytest.raises(InputError, match="there is no such figure") as caught:
+        load_recipe("edgeq", settings={key: "1"})
+    assert "training.steps" in caught.value.mend
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="unknown recipe 'nois'") as caught:
+        load_recipe("nois")
+    assert "did you mean noise" in caught.value.mend
+    assert "edgeq recipes" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("synthesis.source", "pictures"),
+        ("synthesis.samples", "0"),
+        ("synthesis.batch", "-1"),
+        ("synthesis.iterations", "0"),
+        ("synthesis.learning_rate", "0"),
+        ("synthesis.enhancement", "0"),
+        ("synthesis.batch_statistics", "-1"),
+        ("synthesis.sample_statistics", "-0.1"),
+        ("synthesis.decorrelation", "-1"),
+        ("synthesis.label", "-1"),
+        ("synthesis.lowpass", "-1"),
+        ("synthesis.shift", "-1"),
+        ("synthesis.slack_quantile", "1.5"),
+        ("training.range_samples", "0"),
+        ("training.batch", "0"),
+        ("training.temperature", "0"),
+        ("training.steps", "-1"),
+        ("training.weight_rate", "-1"),
+        ("training.scale_rate", "-1"),
+        ("training.bias_rate", "-1"),
+        ("training.shift", "-1"),
+        ("training.distillation", "-1"),
+        ("training.features", "-1"),
+        ("training.hard_label", "-1"),
+        ("training.activation_map", "-1"),
+        ("training.difficulty", "1.1"),
+        ("training.mix", "1.1"),
+    ],
+)
+def test_a_figure_outside_its_limits_is_refused(key, text):
+    with pytest.raises(InputError, match=f"the figure '{key.partition('.')[2]}' is") as caught:
+        load_recipe("edgeq", settings={key: text})
+    assert "--set" in caught.value.mend
+
+
+def test_every_numeric_figure_has_limits():
+    """A figure that takes any number would let a build fail late."""
+    free = []
+    for section, kind in (("synthesis", SynthesisSpec), ("training", TrainingSpec)):
+        for field in dataclasses.fields(kind):
+            if field.type in {"int", "float"}:
+                try:
+                    load_recipe("edgeq", settings={f"{section}.{field.name}": "-1000000"})
+                except EdgeqError:
+                    continue
+                free.append(field.name)
+    assert free == []
+
+
+def test_a_file_that_calls_itself_otherwise_is_our_own_bug(tmp_path, monkeypatch):
+    from importlib import resources
+
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    text = (resources.files("edgeq") / "recipes" / "noise.toml").read_text("utf-8")
+    (folder / "other.toml").write_text(text, "utf-8")
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    with pytest.raises(EdgeqBug, match="calls itself 'noise'"):
+        load_recipe("other")

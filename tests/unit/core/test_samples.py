@@ -1,0 +1,114 @@
+"""The sample set comes back as it was written, or not at all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edgeq.core.errors import CalibError, InputError
+from edgeq.core.files import digest_file
+from edgeq.core.samples import SampleSet
+
+
+def make_set(*, count: int = 6, labels: bool = True) -> SampleSet:
+    rng = np.random.default_rng(0)
+    return SampleSet(
+        input_name="x",
+        samples=rng.standard_normal((count, 3, 4, 4)).astype(np.float32),
+        labels=np.arange(count, dtype=np.int64) if labels else None,
+        provenance={"seed": 3, "terms": {"statistics": 0.5}},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_set().save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "no_labels"])
+def test_a_set_comes_back_as_it_was(tmp_path, labels):
+    made = make_set(labels=labels)
+    made.save(tmp_path)
+    found = SampleSet.load(tmp_path)
+    assert len(found) == 6
+    assert (found.input_name, found.provenance) == (made.input_name, made.provenance)
+    np.testing.assert_array_equal(found.samples, made.samples)
+    assert (tmp_path / "labels.npy").exists() == labels
+    if labels:
+        np.testing.assert_array_equal(found.labels, made.labels)
+    else:
+        assert found.labels is None
+
+
+def test_the_same_set_gives_the_same_bytes(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("again")
+    make_set().save(other)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (other / path.name).read_bytes()
+
+
+def test_labels_of_an_older_set_in_the_folder_are_not_read(folder):
+    make_set(labels=False).save(folder)
+    assert SampleSet.load(folder).labels is None
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "labels.npy"])
+@pytest.mark.parametrize("fault", ["changed", "missing"])
+def test_a_changed_or_missing_array_is_refused(folder, name, fault):
+    path = folder / name
+    if fault == "missing":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(CalibError, match=f"{name} is missing or was changed") as caught:
+        SampleSet.load(folder)
+    assert caught.value.path == str(folder)
+
+
+def test_a_folder_without_a_set_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"samples\.json"):
+        SampleSet.load(tmp_path)
+
+
+def edit_record(folder, **changes) -> None:
+    path = folder / "samples.json"
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: item for key, item in record.items() if item is not None}))
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"schema": 99}'])
+def test_a_record_of_another_schema_is_refused(folder, record):
+    (folder / "samples.json").write_text(record)
+    with pytest.raises(CalibError, match="schema"):
+        SampleSet.load(folder)
+
+
+@pytest.mark.parametrize("key", ["files", "input_name", "provenance"])
+def test_a_record_without_one_of_its_keys_is_refused(folder, key):
+    edit_record(folder, **{key: None})
+    with pytest.raises(CalibError, match="incomplete"):
+        SampleSet.load(folder)
+
+
+def test_a_record_without_the_samples_digest_is_refused(folder):
+    edit_record(folder, files={})
+    with pytest.raises(CalibError, match=r"samples\.npy"):
+        SampleSet.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("samples.npy", np.zeros((6, 3, 4, 4))), ("labels.npy", np.arange(5))],
+    ids=["dtype", "count"],
+)
+def test_arrays_that_do_not_fit_together_are_refused(folder, name, array):
+    np.save(folder / name, array)
+    files = json.loads((folder / "samples.json").read_text())["files"]
+    edit_record(folder, files=files | {name: digest_file(folder / name)})
+    with pytest.raises(CalibError, match="do not fit together"):
+        SampleSet.load(folder)
