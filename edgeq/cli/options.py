@@ -119,11 +119,9 @@ def say_defaults(context: typer.Context, **chosen: object) -> None:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         value = chosen.get(name, context.params.get(name))
-        if (
-            source is not None
-            and source.name == "DEFAULT"
-            and value not in (None, "", False, [], ())
-        ):
+        is_default = source is not None and source.name == "DEFAULT"
+        # A switch that is off says nothing, but a 0 (which equals False) does.
+        if is_default and value is not False and value not in (None, "", [], ()):
             words.append(f"{parameter.opts[0]} {value}")
     if words:
         say(f"defaults: {' '.join(words)}")
