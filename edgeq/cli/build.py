@@ -66,8 +66,10 @@ def build(
         return
     from edgeq.cli.progress import make_progress
 
-    with make_progress(log=out / "log.jsonl") as progress:
-        result = run_build(wanted, progress)
+    with make_progress() as progress:
+        result = run_build(
+            wanted, progress, on_claim=lambda folder: progress.log_to(folder / "log.jsonl")
+        )
     if as_json:
         print_json(result.to_dict())
         return

@@ -63,20 +63,12 @@ class ConsoleProgress:
 
     Args:
         console: where the lines go.
-        log: JSON lines are appended to it at the end of each stage, once its folder exists (the folder is the
-            build's to make); None for no log.
         clock: seconds, never going back.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        log: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console
-        self._log = log
+        self._log: Path | None = None
         self._clock = clock
         self._stage: _Stage | None = None
         self._records: list[str] = []
@@ -91,6 +83,10 @@ class ConsoleProgress:
         trace: TracebackType | None,
     ) -> None:
         self.hide()
+
+    def log_to(self, path: Path) -> None:
+        """Append to the log at `path`, as JSON lines, what was and will be heard; written when a stage ends."""
+        self._log = path
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Open `stage`."""
@@ -141,20 +137,19 @@ class ConsoleProgress:
         self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     def _record(self, event: str, stage: _Stage, **more: Any) -> None:
-        if self._log is not None:
-            record = {
-                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "event": event,
-                "stage": stage.name,
-                "done": stage.done,
-                "total": stage.total,
-                "unit": stage.unit,
-                **more,
-            }
-            self._records.append(json.dumps(record, allow_nan=False) + "\n")
+        record = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "event": event,
+            "stage": stage.name,
+            "done": stage.done,
+            "total": stage.total,
+            "unit": stage.unit,
+            **more,
+        }
+        self._records.append(json.dumps(record, allow_nan=False) + "\n")
 
     def _write_log(self) -> None:
-        if self._log is None or not self._log.parent.is_dir():
+        if self._log is None:
             return
         try:
             with self._log.open("a", encoding="utf-8") as file:
@@ -236,11 +231,11 @@ class BarProgress(ConsoleProgress):
             self._bar = None
 
 
-def make_progress(*, log: Path | None = None) -> ConsoleProgress:
+def make_progress() -> ConsoleProgress:
     """Return the form that suits standard error: a bar on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     kind = BarProgress if console.file.isatty() else LineProgress
-    return kind(console, log=log)
+    return kind(console)
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:

@@ -18,7 +18,7 @@ from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
 from edgeq.pipeline.job import BuildOptions, Job, prepare
-from edgeq.pipeline.workspace import Workspace
+from edgeq.pipeline.workspace import Stage, Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,29 +66,36 @@ class BuildResult:
         return lines
 
 
-def run_build(options: BuildOptions, progress: Progress | None = None) -> BuildResult:
+def run_build(
+    options: BuildOptions,
+    progress: Progress | None = None,
+    *,
+    on_claim: Callable[[Path], None] | None = None,
+) -> BuildResult:
     """Run every stage and return the result; stages that are finished in `options.out` are kept.
 
+    Args:
+        options: what was asked.
+        progress: told of every stage.
+        on_claim: called with the folder once it belongs to this build; before, nothing may be written there.
+
     Raises:
-        EdgeqError: what is wrong; a folder that this call made and in which no stage finished is removed.
+        EdgeqError: what is wrong; if no stage was ever finished, nothing is left in the folder.
     """
     progress = progress or NoProgress()
     job = prepare(options, progress)
     work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
-    try:
-        for name, (inputs, produce) in _stages(job, work.folder, progress).items():
-            work.run(name, inputs, produce, progress)
-    finally:
-        work.discard_if_empty()
+    with work.claimed():
+        if on_claim is not None:
+            on_claim(work.folder)
+        for stage in _stages(job, work.folder, progress):
+            work.run(stage, progress)
     results = read_json(work.folder / "results.json")
     return BuildResult(folder=work.folder, results=results, seconds=work.seconds())
 
 
-def _stages(
-    job: Job, folder: Path, progress: Progress
-) -> dict[str, tuple[dict[str, Any], Callable[[], Sequence[str]]]]:
-    """Return what each stage depends on beyond the build's identity, and how it is run."""
-    pictures = {"pictures": _digest_pictures(job.options.eval_path)}
+def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
+    """Return the stages in their order."""
 
     def samples() -> SampleSet:
         return SampleSet.load(folder / "samples")
@@ -96,15 +103,45 @@ def _stages(
     def qdq() -> onnx.ModelProto:
         return onnx.load(folder / "model.qdq.onnx")
 
-    return {
-        "synthesize": ({}, lambda: stages.make_samples(job, folder, progress)),
-        "train": ({}, lambda: stages.make_values(job, samples(), folder, progress)),
-        "write": ({}, lambda: stages.write_model(job, folder, progress)),
-        "verify": ({}, lambda: stages.verify_model(job, qdq(), samples(), folder, progress)),
-        "evaluate": (pictures, lambda: stages.evaluate_model(job, qdq(), folder, progress)),
-        "bundle": ({}, lambda: stages.make_bundle(job, qdq(), samples(), folder, progress)),
-        "results": (pictures, lambda: stages.write_results(job, folder, progress)),
-    }
+    return (
+        _synthesize(job, folder, progress),
+        Stage(
+            name="train",
+            after=("synthesize",),
+            produce=lambda: stages.make_values(job, samples(), folder, progress),
+        ),
+        Stage(
+            name="write",
+            after=("train",),
+            produce=lambda: stages.write_model(job, folder, progress),
+        ),
+        Stage(
+            name="verify",
+            after=("synthesize", "train", "write"),
+            produce=lambda: stages.verify_model(job, qdq(), samples(), folder, progress),
+        ),
+        Stage(
+            name="evaluate",
+            after=("write",),
+            inputs={"pictures": _digest_pictures(job.options.eval_path)},
+            produce=lambda: stages.evaluate_model(job, qdq(), folder, progress),
+        ),
+        Stage(
+            name="bundle",
+            after=("synthesize", "write"),
+            produce=lambda: stages.make_bundle(job, qdq(), samples(), folder, progress),
+        ),
+        Stage(
+            name="results",
+            after=("write", "verify", "evaluate"),
+            inputs={"model": job.options.model.name, "preprocessing": job.input.chosen_by},
+            produce=lambda: stages.write_results(job, folder, progress),
+        ),
+    )
+
+
+def _synthesize(job: Job, folder: Path, progress: Progress) -> Stage:
+    return Stage(name="synthesize", produce=lambda: stages.make_samples(job, folder, progress))
 
 
 def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
@@ -116,12 +153,8 @@ def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
     progress = progress or NoProgress()
     job = prepare(options, progress)
     work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
-    try:
-        work.run(
-            "synthesize", {}, lambda: stages.make_samples(job, work.folder, progress), progress
-        )
-    finally:
-        work.discard_if_empty()
+    with work.claimed():
+        work.run(_synthesize(job, work.folder, progress), progress)
     return work.folder / "samples"
 
 

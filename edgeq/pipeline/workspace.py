@@ -2,16 +2,19 @@
 
 `manifest.json` names the build (model, target, figures, versions) and, for each finished stage, the digest of what
 went in and of every file that came out. A stage whose digest and files are all there is not run again. The manifest
-is written last, after the stage's files, so it never claims what is not on disk.
+is written first without stages, which marks the folder as the build's, and again after the files of each stage, so
+it never claims what is not on disk.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file, read_json, write_json
@@ -19,8 +22,27 @@ from edgeq.core.progress import Progress
 from edgeq.core.serial import digest_of
 
 MANIFEST = "manifest.json"
-LOG = "log.jsonl"
 SCHEMA = 1
+
+# What a killed run leaves of a file (`core.files`) or a folder (`deploy.bundle`) that it was writing or replacing.
+_LEFTOVERS = (".*.part", ".bundle.old")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One step of a build.
+
+    Attributes:
+        name: what the manifest and the user call it.
+        produce: makes the stage's files in the folder and returns their names relative to it.
+        after: the stages whose files it reads; if one of those changes, this one runs again.
+        inputs: what else its result depends on, besides the build's identity; plain JSON values.
+    """
+
+    name: str
+    produce: Callable[[], Sequence[str]]
+    after: tuple[str, ...] = ()
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 class Workspace:
@@ -31,60 +53,76 @@ class Workspace:
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
-        """Claim `folder` for the build that `identity` describes.
+        """Check that `folder` may hold the build that `identity` describes; nothing is changed yet.
 
         Raises:
-            InputError: if the folder holds another build, or files that are not of a build.
+            InputError: if it holds another build and `overwrite` is false, or files that are not of a build.
         """
         self.folder = folder
         self._identity = identity
         self._stages: dict[str, Any] = {}
-        self._is_new = not folder.exists()
-        if folder.exists():
-            self._take_over(overwrite=overwrite)
+        self._replaces = False
+        try:
+            self._inspect(overwrite=overwrite)
+        except OSError as error:
+            raise _unusable(folder, error) from error
 
-    def run(
-        self,
-        stage: str,
-        inputs: dict[str, Any],
-        produce: Callable[[], Sequence[str]],
-        progress: Progress,
-    ) -> None:
-        """Run `produce`, or skip it if the stage is finished for the same `inputs`.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder this build's for the block; where no stage is ever finished, nothing is left of it.
 
-        Args:
-            stage: its name.
-            inputs: everything the result depends on, as plain JSON values; the build's identity is added.
-            produce: makes the stage's files in the folder and returns their names relative to it.
-            progress: told where a stage is skipped.
+        Another build is deleted (`overwrite` allowed it), and so is what a killed run was writing.
+
+        Raises:
+            InputError: if the folder cannot be written.
         """
-        digest = digest_of({"stage": stage, "build": self._identity, "inputs": inputs})
-        record = self._stages.get(stage)
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            self._clear()
+            if not (self.folder / MANIFEST).is_file():
+                self._write_manifest()
+            yield
+        finally:
+            if not self._stages:
+                with suppress(OSError):  # what cannot be removed must not hide why the run ended
+                    _empty(self.folder)
+                    for path in made:
+                        path.rmdir()
+
+    def run(self, stage: Stage, progress: Progress) -> None:
+        """Run `stage`, or keep its files if it is finished for the same inputs; `progress` is told of the latter."""
+        upstream = {name: self._stages[name]["files"] for name in stage.after}
+        digest = digest_of(
+            {
+                "stage": stage.name,
+                "build": self._identity,
+                "inputs": stage.inputs,
+                "upstream": upstream,
+            }
+        )
+        record = self._stages.get(stage.name)
         if record is not None and record["digest"] == digest and self._has(record["files"]):
-            progress.start(stage, 1, "stage")
+            progress.start(stage.name, 1, "stage")
             progress.advance()
             progress.finish("finished in an earlier run; kept")
             return
         started = time.monotonic()
-        files = produce()
-        self._stages[stage] = {
+        files = stage.produce()
+        self._stages[stage.name] = {
             "digest": digest,
             "files": {name: digest_file(self.folder / name) for name in files},
             "seconds": round(time.monotonic() - started, 2),
         }
-        manifest = {"schema": SCHEMA, "build": self._identity, "stages": self._stages}
-        write_json(self.folder / MANIFEST, manifest)
+        self._write_manifest()
 
     def seconds(self) -> dict[str, float]:
         """Return how long each stage took when it ran."""
         return {stage: record["seconds"] for stage, record in self._stages.items()}
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder if this run made it and no stage finished."""
-        if self._is_new and not self._stages:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _take_over(self, *, overwrite: bool) -> None:
+    def _inspect(self, *, overwrite: bool) -> None:
+        """Read what the folder holds, or raise."""
+        if not self.folder.exists():
+            return
         if not self.folder.is_dir():
             raise InputError(
                 "the output folder is a file",
@@ -93,24 +131,20 @@ class Workspace:
                 path=self.folder,
             )
         manifest = self.folder / MANIFEST
-        if not manifest.is_file():
-            if any(item.name != LOG for item in self.folder.iterdir()):
-                raise InputError(
-                    "the output folder holds files that are not of an edgeq build",
-                    why="edgeq never mixes its results with other files, nor deletes them",
-                    mend="choose another --out, or empty the folder",
-                    path=self.folder,
-                )
-            return
-        data = read_json(manifest)
-        if (
-            isinstance(data, dict)
-            and data.get("schema") == SCHEMA
-            and data.get("build") == self._identity
-        ):
+        data = read_json(manifest) if manifest.is_file() else None
+        if not _is_manifest(data):
+            if all(item.match(f".{MANIFEST}.*.part") for item in self.folder.iterdir()):
+                return
+            raise InputError(
+                "the output folder holds files that are not of an edgeq build",
+                why="edgeq never mixes its results with other files, nor deletes them",
+                mend="choose another --out, or empty the folder",
+                path=self.folder,
+            )
+        if data["schema"] == SCHEMA and data["build"] == self._identity:
             self._stages = data["stages"]
         elif overwrite:
-            shutil.rmtree(self.folder)
+            self._replaces = True
         else:
             raise InputError(
                 "the output folder holds another build",
@@ -119,6 +153,21 @@ class Workspace:
                 path=self.folder,
             )
 
+    def _clear(self) -> None:
+        """Remove what must not be there when the build begins."""
+        try:
+            if self._replaces:
+                _empty(self.folder)
+            for pattern in _LEFTOVERS:
+                for item in list(self.folder.rglob(pattern)):
+                    _remove(item)
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+
+    def _write_manifest(self) -> None:
+        manifest = {"schema": SCHEMA, "build": self._identity, "stages": self._stages}
+        write_json(self.folder / MANIFEST, manifest)
+
     def _has(self, files: dict[str, str]) -> bool:
         return all(
             (self.folder / name).is_file() and digest_file(self.folder / name) == digest
@@ -126,10 +175,42 @@ class Workspace:
         )
 
 
-def _difference(manifest: Any, identity: dict[str, Any]) -> str:
+def _is_manifest(data: Any) -> TypeGuard[dict[str, Any]]:
+    """Return true for a manifest of any version of edgeq; other programs have files of that name, too."""
+    return (
+        isinstance(data, dict)
+        and {"schema", "build", "stages"} <= set(data)
+        and isinstance(data["build"], dict)
+        and "edgeq" in data["build"]
+    )
+
+
+def _unusable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the output folder cannot be used: {error.strerror}",
+        why="results go to a folder that can be made, read and written",
+        mend="choose another --out, or mend its permissions",
+        path=folder,
+    )
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in `folder`, and not the folder: it may be a link or a mounted disk."""
+    for item in list(folder.iterdir()) if folder.is_dir() else []:
+        _remove(item)
+
+
+def _remove(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():
+        shutil.rmtree(item)
+    else:
+        item.unlink(missing_ok=True)
+
+
+def _difference(manifest: dict[str, Any], identity: dict[str, Any]) -> str:
     """Return what differs between the old build and this one, in words."""
-    old = manifest.get("build") if isinstance(manifest, dict) else None
-    if not isinstance(old, dict):
-        return "a manifest of another version"
+    if manifest["schema"] != SCHEMA:
+        return "another version of edgeq"
+    old = manifest["build"]
     differing = sorted(key for key in {*old, *identity} if old.get(key) != identity.get(key))
     return f"another {', '.join(differing)}"

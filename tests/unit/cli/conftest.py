@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -51,15 +52,22 @@ def edgeq(
 
 
 class Pipeline(ModuleType):
-    """Answers for `edgeq.pipeline`; `answer` is called with the options of every verb."""
+    """Answers for `edgeq.pipeline`; `answer` is called with the options of every verb.
+
+    Attributes:
+        claimed: the folder that a build makes its own, or None where it refuses it.
+    """
 
     BuildOptions = SimpleNamespace
 
     def __init__(self) -> None:
         super().__init__("edgeq.pipeline")
         self.answer: Callable[[Any], Any] = lambda options: None
+        self.claimed: Path | None = None
 
-    def run_build(self, options: Any, progress: Any) -> Any:
+    def run_build(self, options: Any, progress: Any, *, on_claim: Any) -> Any:
+        if self.claimed is not None:
+            on_claim(self.claimed)
         progress.start("read", 1, "files")
         progress.advance()
         progress.finish("one file")

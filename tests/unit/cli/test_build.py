@@ -94,6 +94,10 @@ def test_every_default_in_use_is_said_and_nothing_else(edgeq: Any, seen: list[An
     )
 
 
+def test_a_default_of_zero_is_said(edgeq: Any, seen: list[Any]) -> None:
+    assert " --seed 0 " in edgeq(*BUILD).err.splitlines()[0]
+
+
 def test_a_dry_run_prints_the_plan_and_runs_nothing(
     edgeq: Any, seen: list[Any], tmp_path: Path
 ) -> None:
@@ -103,13 +107,20 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_is_written_into_a_folder_that_the_build_made(
-    edgeq: Any, seen: list[Any], tmp_path: Path
+def test_the_log_is_written_once_the_folder_is_claimed(
+    edgeq: Any, seen: list[Any], pipeline: Any
 ) -> None:
-    (tmp_path / "o").mkdir()
+    pipeline.claimed = Path("o")
+    pipeline.claimed.mkdir()
     edgeq(*BUILD, "--out", "o")
     events = [json.loads(line)["event"] for line in Path("o/log.jsonl").read_text().splitlines()]
     assert events == ["start", "advance", "finish"]
+
+
+def test_no_log_is_written_into_a_folder_that_is_not_claimed(edgeq: Any, seen: list[Any]) -> None:
+    Path("o").mkdir()
+    edgeq(*BUILD, "--out", "o")
+    assert list(Path("o").iterdir()) == []
 
 
 @pytest.mark.parametrize(

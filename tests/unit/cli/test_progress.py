@@ -28,10 +28,10 @@ def clock() -> Clock:
     return Clock()
 
 
-def make(kind: Any, clock: Clock, log: Path | None = None) -> tuple[ConsoleProgress, io.StringIO]:
+def make(kind: Any, clock: Clock) -> tuple[ConsoleProgress, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, force_terminal=kind is BarProgress, width=120)
-    return kind(console, log=log, clock=clock), file
+    return kind(console, clock=clock), file
 
 
 def run_stage(progress: ConsoleProgress, clock: Clock, *, steps: int, seconds: float) -> None:
@@ -101,7 +101,8 @@ def test_the_cursor_comes_back_when_a_stage_never_ends(clock: Clock) -> None:
 
 def test_the_log_has_a_line_for_each_event_and_no_nan(clock: Clock, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    progress, _ = make(LineProgress, clock, log)
+    progress, _ = make(LineProgress, clock)
+    progress.log_to(log)
     progress.start("train", 20, "steps")
     for _ in range(20):
         progress.advance(loss=float("nan"))
@@ -112,24 +113,18 @@ def test_the_log_has_a_line_for_each_event_and_no_nan(clock: Clock, tmp_path: Pa
     assert (records[-1]["summary"], records[-1]["done"]) == ("all of it", 20)
 
 
-def test_the_log_makes_no_folder_and_catches_up_once_there_is_one(
-    clock: Clock, tmp_path: Path
-) -> None:
-    log = tmp_path / "out" / "log.jsonl"
-    progress, _ = make(LineProgress, clock, log)
+def test_the_log_tells_what_was_heard_before_it_had_a_place(clock: Clock, tmp_path: Path) -> None:
+    progress, _ = make(LineProgress, clock)
     run_stage(progress, clock, steps=1, seconds=0)
-    assert not log.parent.exists()
-    log.parent.mkdir()
+    progress.log_to(tmp_path / "log.jsonl")
     run_stage(progress, clock, steps=1, seconds=0)
-    assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == [
-        "start",
-        "advance",
-        "finish",
-    ] * 2
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["start", "advance", "finish"] * 2
 
 
 def test_a_log_that_cannot_be_written_is_an_error(clock: Clock, tmp_path: Path) -> None:
-    progress, _ = make(LineProgress, clock, tmp_path)  # a folder in the place of the file
+    progress, _ = make(LineProgress, clock)
+    progress.log_to(tmp_path)  # a folder in the place of the file
     progress.start("read", 1, "files")
     with pytest.raises(InputError, match="cannot write the log"):
         progress.finish("done")
