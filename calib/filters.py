@@ -26,9 +26,11 @@ def lowpass(x: Tensor, cutoff: float) -> Tensor:
     return filtered
 
 
-def random_shift(x: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Return `x` [N, C, H, W] rolled by one random offset of up to `largest` pixels along both axes."""
+def random_shift(
+    x: Tensor, largest: int, generator: torch.Generator, *, axes: tuple[int, int] = (-2, -1)
+) -> Tensor:
+    """Return `x` rolled by random offsets of up to `largest` pixels along `axes`, its rows and columns."""
     if largest == 0:
         return x
     down, right = torch.randint(-largest, largest + 1, (2,), generator=generator).tolist()
-    return torch.roll(x, (down, right), (-2, -1))
+    return torch.roll(x, (down, right), axes)

@@ -148,24 +148,33 @@ class _PixelLoop:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.iterations)
         terms: dict[str, Tensor] = {}
         for _ in range(spec.iterations):
-            shown = self._legal(pixels)
-            if torch.rand((), generator=generator) < 0.5:
-                shown = shown.flip(-1)
-            terms = self._terms(random_shift(shown, spec.shift, generator), labels)
+            terms = self._terms(self._shown(pixels, generator), labels)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             progress.advance(loss=loss.item())
+        made = self._legal(pixels.detach())
         values = {name: float(value.detach()) for name, value in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
+        if not all(map(math.isfinite, values.values())) or not torch.isfinite(made).all():
             raise CalibError(
                 f"the loss of the synthesis is no longer finite: {values}",
                 why="the pixels have run away from what the teacher can be evaluated on",
                 mend="lower --set synthesis.learning_rate, or try another --seed",
             )
-        return self._legal(pixels.detach()), values
+        return made, values
+
+    def _shown(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what the teacher sees: legal pictures, mirrored every other time, shifted."""
+        shown = self._legal(pixels)
+        layout = self._problem.input.layout
+        if layout is Layout.OTHER:
+            return shown
+        rows, columns = (1, 2) if layout is Layout.NHWC else (2, 3)
+        if torch.rand((), generator=generator) < 0.5:
+            shown = shown.flip(columns)
+        return random_shift(shown, self._spec.shift, generator, axes=(rows, columns))
 
     def _terms(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, each []."""
