@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from edgeq.core.errors import NumericsError
+from edgeq.core.numerics import SMALLEST_SCALE
 from edgeq.core.plan import Grid
 
-# Shares of the largest absolute value that are tried as amax, 6 % apart, so that the found scale is within 3 % of the
-# best one. Above 1 the coarsest grids gain (2 and 3 bits).
-CANDIDATES = tuple(1.3 * 0.94**power for power in range(64))
+# Shares of the largest absolute value that are tried as amax: the value itself, so that the search is never worse than
+# it, and a series 6 % apart, so that the found scale is within 3 % of the best one. Above 1 the coarsest grids gain
+# (2 and 3 bits).
+CANDIDATES = (1.0, *(1.3 * 0.94**power for power in range(64)))
 
 
 def mse_scale(x: Tensor, grid: Grid) -> Tensor:
@@ -21,7 +23,7 @@ def mse_scale(x: Tensor, grid: Grid) -> Tensor:
         grid: the codes.
 
     Returns:
-        [] or [C], float32, > 0; a channel of zeros gets the scale 1 / high.
+        [] or [C], float32, at least `SMALLEST_SCALE`; a channel of zeros gets the scale 1 / high.
 
     Raises:
         NumericsError: if `x` has NaN or infinity.
@@ -47,6 +49,7 @@ def mse_scale(x: Tensor, grid: Grid) -> Tensor:
         better = error < best
         best = torch.where(better, error, best)
         scale = torch.where(better, candidate, scale)
+    scale = scale.clamp_min(SMALLEST_SCALE)
     return scale[0, 0] if grid.axis is None else scale[:, 0]
 
 

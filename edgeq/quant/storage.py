@@ -34,14 +34,20 @@ def load_values(path: Path) -> QuantizedValues:
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"the trained values cannot be read: {error}",
-            why="the file is missing or was changed",
-            mend="run the build again; this stage is then repeated",
-            path=path,
-        ) from error
+        raise _unreadable(path, str(error)) from error
     groups: dict[str, dict[str, NDArray[np.generic]]] = {group: {} for group in _GROUPS}
     for key, array in arrays.items():
         group, _, name = key.partition("/")
+        if group not in groups:
+            raise _unreadable(path, f"it has the unknown entry '{key}'")
         groups[group][name] = array
     return QuantizedValues(**groups)  # type: ignore[arg-type]
+
+
+def _unreadable(path: Path, what: str) -> InputError:
+    return InputError(
+        f"the trained values cannot be read: {what}",
+        why="the file is missing or was changed",
+        mend="run the build again; this stage is then repeated",
+        path=path,
+    )
