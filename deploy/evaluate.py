@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.onnxrt import ModelSource, Session, find_logits, predict_classes
+from deploy.onnxrt import Array, ModelSource, Session, find_logits, predict_classes
 from deploy.pictures import PictureSet, load_labelled_images, open_pictures
 from edgeq.core.errors import InputError
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.serial import Spec
 from edgeq.core.specs import InputSpec
 
-__all__ = ["EvalResult", "evaluate_top1", "load_labelled_images"]
+__all__ = ["EvalResult", "evaluate_top1", "load_labelled_images", "require_pictures"]
 
 BATCH_BYTES = 16 << 20  # of input pixels; 64 pictures at most
 
@@ -91,11 +91,27 @@ def evaluate_top1(
     return results
 
 
+def require_pictures(path: Path, spec: InputSpec, outputs: Mapping[str, Array]) -> None:
+    """Raise now what `evaluate_top1` would raise at its first picture, for a model with these `outputs` of any input.
+
+    Raises:
+        InputError: as `evaluate_top1`.
+    """
+    with open_pictures(path) as pictures:
+        _require_logits(outputs, pictures)
+        next(pictures.batches(spec, 1))
+
+
 def _predict(
     session: Session, spec: InputSpec, x: NDArray[np.float32], pictures: PictureSet
 ) -> NDArray[np.int64]:
     """Return the predicted classes, [N]."""
     outputs = session.run({spec.name: x})
+    return predict_classes(outputs[_require_logits(outputs, pictures)])
+
+
+def _require_logits(outputs: Mapping[str, Array], pictures: PictureSet) -> str:
+    """Return the name of the output that has one value a class folder."""
     name = find_logits(outputs)
     found = None if name is None else outputs[name].shape[1]
     if name is None or found != len(pictures.classes):
@@ -107,7 +123,7 @@ def _predict(
             mend="give one folder a class (an empty one for a class without pictures), named in the model's order",
             path=pictures.path,
         )
-    return predict_classes(outputs[name])
+    return name
 
 
 def _batch_size(spec: InputSpec) -> int:

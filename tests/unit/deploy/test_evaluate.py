@@ -9,9 +9,10 @@ from onnx import parser
 from PIL import Image
 
 from deploy import evaluate
-from deploy.evaluate import EvalResult, evaluate_top1
+from deploy.evaluate import EvalResult, evaluate_top1, require_pictures
 from deploy.onnxrt import run_onnx
 from edgeq.core.errors import InputError
+from edgeq.core.specs import Layout
 
 # Class = the channel with the largest mean: pictures that are red, green or blue are told apart without training.
 _BRIGHTEST = """
@@ -94,6 +95,31 @@ def test_a_model_without_classes_is_an_input_error(colours, input_spec):
     model.graph.output[0].type.tensor_type.ClearField("shape")
     with pytest.raises(InputError, match="no output that looks like classes"):
         evaluate_top1({"m": model}, colours, input_spec)
+
+
+def test_pictures_that_fit_are_let_pass(colours, input_spec):
+    require_pictures(colours, input_spec, {"y": np.zeros((1, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 4), "3 class folders, but the model has 4 classes"),
+        ((1, 3, 8, 8), "no output that looks like classes"),
+    ],
+    ids=str,
+)
+def test_pictures_that_do_not_fit_the_outputs_are_refused_before_a_run(
+    colours, input_spec, shape, message
+):
+    with pytest.raises(InputError, match=message):
+        require_pictures(colours, input_spec, {"y": np.zeros(shape, np.float32)})
+
+
+def test_pictures_that_do_not_fit_the_input_are_refused_before_a_run(colours, input_spec):
+    spec = dataclasses.replace(input_spec, layout=Layout.OTHER)
+    with pytest.raises(InputError, match="takes no pictures"):
+        require_pictures(colours, spec, {"y": np.zeros((1, 3), np.float32)})
 
 
 def test_an_input_of_another_name_is_an_input_error(brightest, colours, input_spec):
