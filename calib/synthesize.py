@@ -1,7 +1,7 @@
 """Sample sets from a teacher alone: pixels are optimised until the teacher's statistics look like training data.
 
-Main entry: `synthesize`. The loop is J1 of the methods document: pixels start as low-passed noise; each step shows
-the teacher a filtered, clipped, shifted and mirrored copy and moves the pixels down the gradient of
+Main entry: `synthesize`. The loop is J1 of the methods document: pixels start as dead leaves or low-passed noise; each
+step shows the teacher a filtered, clipped, shifted and mirrored copy and moves the pixels down the gradient of
     batch term + sample term (slack, enhancement) + decorrelation / L + cross-entropy with the sample's class.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from calib.diversity import Spectrum, gram_spectrum, spectral_gram_term
 from calib.filters import lowpass, random_shift
+from calib.leaves import dead_leaves
 from calib.statistics import (
     LayerStatistics,
     batch_term,
@@ -46,7 +47,7 @@ class SynthesisProblem:
 
     Attributes:
         teacher: of the graph whose BatchNormalizations are kept.
-        table: its BN table, not empty (unless the recipe's source is noise).
+        table: its BN table, not empty where pixels are optimised.
         input: the one picture input.
         classes: number of classes of the first output, or None where it is no [N, classes] tensor.
     """
@@ -81,8 +82,8 @@ def synthesize(
     """
     progress = progress or NoProgress()
     batches = math.ceil(spec.samples / spec.batch)
-    if spec.source == "noise":
-        return _noise(problem, spec, batches, seed=seed, progress=progress)
+    if spec.source != "optimise":
+        return _unoptimised(problem, spec, batches, seed=seed, progress=progress)
     if not problem.table.entries:
         raise no_statistics()
     loop = _PixelLoop(problem, spec, seed=seed)
@@ -107,7 +108,8 @@ def no_statistics() -> CalibError:
         why="samples are made to match the mean and variance that BatchNormalization layers recorded in training; "
         "PyTorch's default exporter folds these layers into the convolutions and the figures are gone",
         mend="export with BatchNormalization kept: torch.onnx.export(model.eval(), x, path, dynamo=False, "
-        "training=torch.onnx.TrainingMode.PRESERVE); or accept plain noise with --recipe noise (less accurate)",
+        "training=torch.onnx.TrainingMode.PRESERVE); or train on dead leaves, which need no statistics (less accurate), "
+        "with --recipe leaves",
     )
 
 
@@ -143,7 +145,9 @@ class _PixelLoop:
         """Return the finished samples of one batch and the last value of each term."""
         spec = self._spec
         generator = self._generator("pixels", str(batch))
-        pixels = initial_pixels(self._problem.input, spec.batch, generator).requires_grad_(True)
+        pixels = initial_pixels(
+            spec.start, self._problem.input, spec.batch, generator
+        ).requires_grad_(True)
         optimizer = torch.optim.Adam([pixels], lr=spec.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.iterations)
         terms: dict[str, Tensor] = {}
@@ -228,31 +232,58 @@ def legal_box(spec: InputSpec) -> tuple[Tensor, Tensor]:
     return torch.tensor(spec.low).view(shape), torch.tensor(spec.high).view(shape)
 
 
-def initial_pixels(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
-    """Return low-passed noise of unit variance, [count, *shape]."""
+def initial_pixels(start: str, spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
+    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`."""
+    if start == "leaves":
+        return leaves(spec, count, generator)
     noise = torch.randn(count, *spec.shape, generator=generator)
     smooth = channels_first_filter(noise, INITIAL_CUTOFF, spec.layout)
     return smooth / smooth.std()
 
 
-def _noise(
+def leaves(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
+    """Return dead leaves as the model takes them, [count, *shape].
+
+    Raises:
+        CalibError: if the input is no picture.
+    """
+    if spec.layout is Layout.OTHER:
+        raise CalibError(
+            f"the input '{spec.name}' is no picture",
+            why="dead leaves are pictures",
+            mend="pass --set synthesis.start=noise, or --recipe noise",
+        )
+    height, width = spec.shape[:2] if spec.layout is Layout.NHWC else spec.shape[1:]
+    pictures = dead_leaves(count, height, width, spec.channels, generator)
+    return torch.from_numpy(spec.normalise(pictures.permute(0, 2, 3, 1).numpy()))
+
+
+def _unoptimised(
     problem: SynthesisProblem, spec: SynthesisSpec, batches: int, *, seed: int, progress: Progress
 ) -> SampleSet:
-    """Return plain N(0, 1) noise clipped to the legal box: the baseline that shows what synthesis is worth."""
-    progress.start("synthesize", 1, "step")
-    generator = torch.Generator().manual_seed(derive_seed(seed, "synthesize", "noise"))
-    x = torch.randn(batches * spec.batch, *problem.input.shape, generator=generator)
+    """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone."""
+    progress.start("synthesize", batches, "batch")
     low, high = legal_box(problem.input)
-    with torch.no_grad():
+    samples: list[Tensor] = []
+    labels: list[Tensor] = []
+    for index in range(batches):
+        generator = torch.Generator().manual_seed(
+            derive_seed(seed, "synthesize", spec.source, str(index))
+        )
+        if spec.source == "leaves":
+            x = leaves(problem.input, spec.batch, generator)
+        else:
+            x = torch.randn(spec.batch, *problem.input.shape, generator=generator)
         x = torch.maximum(torch.minimum(x, high), low)
-        outputs = problem.teacher.module(x[: spec.batch])
-    # Noise was made for no class; the teacher's own answer is the only label that it can have.
-    labels = torch.cat(
-        [problem.teacher.module(part)[0].argmax(-1) for part in torch.split(x, spec.batch)]
-    )
-    progress.advance()
-    result = _sample_set(problem, x, labels, spec, seed, {})
-    progress.finish(f"{len(result)} samples of noise, {outputs[0].shape[-1]} outputs")
+        # These were made for no class; the teacher's own answer is the only label that they can have.
+        if problem.classes is not None:
+            with torch.no_grad():
+                labels.append(problem.teacher.module(x)[0].argmax(-1))
+        samples.append(x)
+        progress.advance()
+    wanted = torch.cat(labels) if labels else torch.zeros(len(samples) * spec.batch)
+    result = _sample_set(problem, torch.cat(samples), wanted, spec, seed, {})
+    progress.finish(f"{len(result)} samples of {spec.source}")
     return result
 
 

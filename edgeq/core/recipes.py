@@ -32,7 +32,9 @@ class SynthesisSpec(Spec):
     """How the sample set is made (`calib.synthesize`).
 
     Attributes:
-        source: "optimise" pixels against the teacher, or plain "noise" (the baseline).
+        source: "optimise" pixels against the teacher's statistics; or take "leaves" (dead leaves) or "noise" (the
+            baseline) as they are, which needs no statistics.
+        start: what the pixels are before they are optimised: "leaves" or low-passed "noise".
         samples: how many; rounded up to whole batches.
         batch: samples that are optimised together.
         iterations: optimiser steps a batch.
@@ -48,6 +50,7 @@ class SynthesisSpec(Spec):
     """
 
     source: str
+    start: str
     samples: int
     batch: int
     iterations: int
@@ -62,7 +65,9 @@ class SynthesisSpec(Spec):
     shift: int
 
     def __post_init__(self) -> None:
-        _require(self, "source", self.source in {"optimise", "noise"}, 'one of "optimise", "noise"')
+        sources = {"optimise", "leaves", "noise"}
+        _require(self, "source", self.source in sources, 'one of "optimise", "leaves", "noise"')
+        _require(self, "start", self.start in {"leaves", "noise"}, 'one of "leaves", "noise"')
         _require_positive(self, "samples", "batch", "iterations", "learning_rate", "enhancement")
         _require_not_negative(
             self,
