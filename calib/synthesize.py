@@ -108,8 +108,8 @@ def no_statistics() -> CalibError:
         why="samples are made to match the mean and variance that BatchNormalization layers recorded in training; "
         "PyTorch's default exporter folds these layers into the convolutions and the figures are gone",
         mend="export with BatchNormalization kept: torch.onnx.export(model.eval(), x, path, dynamo=False, "
-        "training=torch.onnx.TrainingMode.PRESERVE); or train on dead leaves, which need no statistics (less accurate), "
-        "with --recipe leaves",
+        "training=torch.onnx.TrainingMode.PRESERVE); or train on dead leaves, which need no "
+        "statistics (less accurate), with --recipe leaves",
     )
 
 
