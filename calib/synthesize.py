@@ -107,9 +107,9 @@ def no_statistics() -> CalibError:
         "no BatchNormalization with statistics in the file",
         why="samples are made to match the mean and variance that BatchNormalization layers recorded in training; "
         "PyTorch's default exporter folds these layers into the convolutions and the figures are gone",
-        mend="export with BatchNormalization kept: torch.onnx.export(model.eval(), x, path, dynamo=False, "
-        "training=torch.onnx.TrainingMode.PRESERVE); or train on dead leaves, which need no "
-        "statistics (less accurate), with --recipe leaves",
+        mend="pass --teacher weights.pth, the state dict that the file was exported from; or export again with "
+        "BatchNormalization kept, by `edgeq export`; or train on dead leaves, which need no statistics (less "
+        "accurate), with --recipe leaves",
     )
 
 
