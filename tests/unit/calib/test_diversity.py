@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from calib.diversity import gram_spectrum, spectral_gram_term
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_spectrum_is_that_of_the_cosines_between_samples():
+    x = randn(5, 3, 4, 4)
+    found = gram_spectrum(x)
+    rows = x.flatten(1).double()
+    cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2)
+    assert found.values.dtype == torch.float64
+    assert (found.values.diff() >= 0).all()
+    restored = found.vectors @ torch.diag(found.values) @ found.vectors.T
+    torch.testing.assert_close(restored, cosines, rtol=1e-9, atol=1e-9)
+    assert float(found.values.sum()) == pytest.approx(5)
+
+
+def test_a_batch_is_at_no_distance_from_its_own_spectrum():
+    x = randn(8, 3, 4, 4)
+    assert abs(float(spectral_gram_term(x, gram_spectrum(x)))) < 1e-6
+
+
+def test_the_term_does_not_depend_on_how_bright_the_samples_are():
+    x, noise = randn(8, 3, 4, 4), gram_spectrum(randn(8, 3, 4, 4, seed=1))
+    brightness = torch.arange(1, 9).view(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        spectral_gram_term(x * brightness, noise), spectral_gram_term(x, noise)
+    )
+
+
+def test_a_batch_of_equal_pictures_is_far_from_the_spectrum_of_noise():
+    x = randn(8, 3, 4, 4)
+    equal = x[:1].expand_as(x) + 1e-3 * randn(8, 3, 4, 4, seed=1)
+    own = float(spectral_gram_term(x, gram_spectrum(x)))
+    assert float(spectral_gram_term(equal, gram_spectrum(x))) > own + 0.1
+    # One direction holds everything: the largest eigenvalue is the number of samples.
+    assert float(gram_spectrum(equal).values[-1]) == pytest.approx(8, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 4, 4), (1, 3, 4, 4), (40, 1, 3, 3)], ids=str)
+def test_the_gradient_is_finite_even_with_more_samples_than_pixels(shape):
+    x = randn(*shape).requires_grad_(True)
+    loss = spectral_gram_term(x, gram_spectrum(randn(*shape, seed=1)))
+    assert loss.shape == ()
+    torch.autograd.backward(loss)
+    assert torch.isfinite(x.grad).all()
+
+
+def test_the_gradient_leads_away_from_equal_pictures():
+    noise = gram_spectrum(randn(6, 3, 4, 4, seed=1))
+    x = (randn(1, 3, 4, 4).expand(6, -1, -1, -1) + 0.05 * randn(6, 3, 4, 4, seed=2)).clone()
+    x.requires_grad_(True)
+    optimizer = torch.optim.Adam([x], lr=0.05)
+    losses = []
+    for _ in range(40):
+        loss = spectral_gram_term(x, noise)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]

@@ -1,0 +1,198 @@
+"""The statistics terms against torch's own moments and the equations of their docstrings."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from calib.statistics import (
+    VARIANCE_FLOOR,
+    LayerStatistics,
+    Moments,
+    batch_term,
+    deviation,
+    measure,
+    sample_term,
+    targets_from_table,
+    with_slack,
+)
+from edgeq.core.errors import CalibError
+from edgeq.core.specs import BNEntry, BNTable
+from edgeq.teacher.teacher import with_outputs
+
+SHAPES = [(6, 3, 4, 5), (6, 3, 7), (6, 3)]
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def activations(*, seed: int = 0) -> list[torch.Tensor]:
+    return [randn(5, 3, 4, 4, seed=seed) * 2 + 1, randn(5, 6, 2, 2, seed=seed + 1) / 3]
+
+
+def matching(moments: Moments) -> LayerStatistics:
+    return LayerStatistics(mean=moments.mean, std=(moments.var + VARIANCE_FLOOR).sqrt())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_batchs_moments_are_torchs_mean_and_biased_variance(shape):
+    a = randn(*shape) * 3 + 5
+    found = measure(a)
+    axes = [axis for axis in range(a.ndim) if axis != 1]
+    torch.testing.assert_close(found.mean, a.double().mean(axes).float())
+    torch.testing.assert_close(found.var, a.double().var(axes, correction=0).float())
+
+
+def test_the_samples_moments_are_torchs_over_the_positions():
+    a = randn(6, 3, 4, 5)
+    found = measure(a)
+    torch.testing.assert_close(found.sample_mean, a.mean((2, 3)))
+    torch.testing.assert_close(found.sample_var, a.var((2, 3), correction=0))
+
+
+def test_without_positions_a_sample_has_no_moments():
+    found = measure(randn(6, 3))
+    assert found.sample_mean is None
+    assert found.sample_var is None
+
+
+def test_the_table_becomes_targets_with_eps_inside_the_root():
+    entry = BNEntry(tensor="t", node="n", mean=(1.0, 2.0), var=(3.0, 0.0), eps=1.0, source="node")
+    (target,) = targets_from_table(BNTable(entries=(entry,)))
+    assert target.mean.tolist() == [1.0, 2.0]
+    assert target.std.tolist() == [2.0, 1.0]
+    assert (target.mean_slack, target.std_slack) == (0.0, 0.0)
+
+
+def test_the_deviation_is_that_of_its_equation():
+    target = LayerStatistics(
+        mean=torch.tensor([0.0, 1.0]),
+        std=torch.tensor([2.0, 1.0]),
+        mean_slack=0.5,
+        std_slack=0.25,
+    )
+    mean, var = torch.tensor([3.0, 0.75]), torch.tensor([1.0, 4.0])
+    # means are 1.5 and 0.25 std away, stds 0.5 and 1: behind the slacks 1, 0, 0.25 and 0.75 are left.
+    wanted = (1.0**2 + 0.25**2 + 0.0**2 + 0.75**2) / 2
+    assert float(deviation(mean, var, target)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_deviation_does_not_depend_on_the_layers_unit():
+    a = randn(6, 3, 4, 4)
+    target = LayerStatistics(mean=torch.ones(3), std=torch.full((3,), 2.0))
+    large = LayerStatistics(mean=torch.ones(3) * 100, std=torch.full((3,), 200.0))
+    small, big = measure(a), measure(a * 100)
+    torch.testing.assert_close(
+        deviation(small.mean, small.var, target),
+        deviation(big.mean, big.var, large),
+        rtol=1e-4,
+        atol=0,
+    )
+
+
+def test_the_batch_term_is_the_mean_over_layers_and_zero_for_the_batch_itself():
+    moments = [measure(a) for a in activations()]
+    targets = [matching(item) for item in moments]
+    assert float(batch_term(moments, targets)) < 1e-10
+    others = [measure(a + 1) for a in activations()]
+    by_layer = [deviation(m.mean, m.var, t) for m, t in zip(others, targets, strict=True)]
+    assert float(batch_term(others, targets)) == pytest.approx(
+        float(by_layer[0] + by_layer[1]) / 2, rel=1e-6
+    )
+    assert float(batch_term(others, targets)) > 0.1
+
+
+def test_the_batch_that_set_the_statistics_of_a_network_has_no_loss(problem, training_batch):
+    names = [entry.tensor for entry in problem.table.entries]
+    targets = targets_from_table(problem.table)
+    module = with_outputs(problem.teacher, names)
+    with torch.no_grad():
+        own = batch_term([measure(a) for a in module(training_batch)[1]], targets)
+        noise = batch_term([measure(a) for a in module(randn(32, 3, 8, 8))[1]], targets)
+    # eps of the node stands against VARIANCE_FLOOR: a relative 1e-5 of the variance at most.
+    assert float(own) < 1e-6
+    assert float(noise) > 0.01
+
+
+def test_the_sample_term_is_zero_where_each_sample_has_the_statistics():
+    sample = randn(1, 3, 4, 4)
+    moments = [measure(sample.repeat(5, 1, 1, 1))]
+    assert float(sample_term(moments, [matching(moments[0])], enhancement=2.0)) < 1e-10
+    spread = [measure(activations()[0])]
+    assert float(sample_term(spread, [matching(spread[0])], enhancement=2.0)) > 0.01
+
+
+def test_sample_i_pays_layer_i_mod_l_more():
+    found = [measure(a) for a in activations()]
+    targets = [LayerStatistics(mean=torch.zeros(c), std=torch.ones(c)) for c in (3, 6)]
+    rows = torch.stack(
+        [deviation(m.sample_mean, m.sample_var, t) for m, t in zip(found, targets, strict=True)]
+    )
+    weights = torch.tensor([[3.0, 1.0, 3.0, 1.0, 3.0], [1.0, 3.0, 1.0, 3.0, 1.0]])
+    wanted = (rows * weights).sum() / weights.sum()
+    torch.testing.assert_close(sample_term(found, targets, enhancement=3.0), wanted)
+    torch.testing.assert_close(sample_term(found, targets, enhancement=1.0), rows.mean())
+
+
+def test_more_layers_than_samples_are_no_fault():
+    found = [measure(randn(2, 3, 4, 4, seed=index)) for index in range(5)]
+    targets = [LayerStatistics(mean=torch.zeros(3), std=torch.ones(3))] * 5
+    assert math.isfinite(float(sample_term(found, targets, enhancement=2.0)))
+
+
+def test_layers_without_positions_take_no_part_in_the_sample_term():
+    found = [measure(randn(5, 3, 4, 4)), measure(randn(5, 7))]
+    targets = [LayerStatistics(mean=torch.zeros(c), std=torch.ones(c)) for c in (3, 7)]
+    torch.testing.assert_close(
+        sample_term(found, targets, enhancement=2.0),
+        sample_term(found[:1], targets[:1], enhancement=2.0),
+    )
+
+
+def test_a_network_without_positions_has_no_sample_term():
+    target = LayerStatistics(mean=torch.zeros(7), std=torch.ones(7))
+    with pytest.raises(CalibError, match="spatial positions") as caught:
+        sample_term([measure(randn(5, 7))], [target], enhancement=2.0)
+    assert "--set synthesis.sample_statistics=0" in caught.value.mend
+
+
+def test_the_slack_is_the_quantile_over_channels_of_what_noise_shows():
+    noise = measure(randn(64, 11, 4, 4) * torch.arange(1, 12).view(-1, 1, 1))
+    target = LayerStatistics(mean=torch.zeros(11), std=torch.ones(11))
+    (relaxed,) = with_slack([target], [noise], quantile=0.9)
+    # Eleven channels with a standard deviation of about 1 to 11: the quantile 0.9 is the tenth gap, about 9.
+    assert relaxed.std_slack == pytest.approx(9, rel=0.1)
+    gaps = noise.mean.abs().sort().values
+    assert relaxed.mean_slack == pytest.approx(float(gaps[9]), rel=1e-5)
+    assert relaxed.mean is target.mean
+
+
+def test_noise_with_the_full_slack_costs_nothing_and_without_slack_something():
+    noise = [measure(a) for a in activations()]
+    targets = [LayerStatistics(mean=torch.zeros(c), std=torch.ones(c)) for c in (3, 6)]
+    assert float(batch_term(noise, with_slack(targets, noise, quantile=1.0))) < 1e-10
+    assert float(batch_term(noise, targets)) > 0.01
+
+
+def test_slack_zero_is_the_term_without_slack():
+    noise = [measure(a) for a in activations()]
+    targets = [matching(item) for item in noise]
+    relaxed = with_slack(targets, noise, quantile=0.9)
+    assert all(item.mean_slack + item.std_slack < 1e-5 for item in relaxed)
+    found = [measure(a) for a in activations(seed=9)]
+    torch.testing.assert_close(batch_term(found, relaxed), batch_term(found, targets))
+
+
+def test_the_gradient_is_finite_where_a_channel_is_constant():
+    a = randn(5, 3, 4, 4)
+    a[:, 1] = 2.0
+    a.requires_grad_(True)
+    target = LayerStatistics(mean=torch.zeros(3), std=torch.ones(3))
+    moments = [measure(a)]
+    loss = batch_term(moments, [target]) + sample_term(moments, [target], enhancement=2.0)
+    torch.autograd.backward(loss)
+    assert torch.isfinite(a.grad).all()
+    assert a.grad.abs().max() > 0

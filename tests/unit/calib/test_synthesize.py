@@ -1,0 +1,263 @@
+"""The sample set: seeded, balanced, legal, and nearer to the recorded statistics than noise is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from calib.statistics import batch_term, measure, targets_from_table
+from calib.synthesize import (
+    channels_first_filter,
+    initial_pixels,
+    legal_box,
+    no_statistics,
+    synthesize,
+)
+from edgeq.core.errors import CalibError
+from edgeq.core.specs import BNTable, Layout
+from edgeq.teacher.teacher import with_outputs
+
+
+class Listener:
+    """Keeps what the loop tells."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.losses: list[float] = []
+        self.summary = ""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.total = total
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        self.losses.append(figures["loss"])
+
+    def finish(self, summary: str) -> None:
+        self.summary = summary
+
+
+def statistics_loss(problem, x: np.ndarray) -> float:
+    names = [entry.tensor for entry in problem.table.entries]
+    with torch.no_grad():
+        _, found = with_outputs(problem.teacher, names)(torch.from_numpy(x))
+    moments = [measure(a) for a in found]
+    return float(batch_term(moments, targets_from_table(problem.table)))
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_others(problem, make_spec):
+    first, second, other = (synthesize(problem, make_spec(), seed=seed) for seed in (0, 0, 1))
+    assert first.samples.tobytes() == second.samples.tobytes()
+    assert first.provenance == second.provenance
+    assert first.samples.tobytes() != other.samples.tobytes()
+
+
+def test_global_random_numbers_have_no_say_and_stay_as_they_are(problem, make_spec):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = synthesize(problem, make_spec(), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert synthesize(problem, make_spec(), seed=0).samples.tobytes() == first.samples.tobytes()
+
+
+def test_samples_come_in_whole_batches_and_classes_in_turn(problem, make_spec):
+    found = synthesize(problem, make_spec(samples=10, batch=4, iterations=1), seed=0)
+    assert (found.samples.shape, found.samples.dtype) == ((12, 3, 8, 8), np.float32)
+    assert found.samples.flags.c_contiguous
+    assert found.labels.dtype == np.int64
+    assert found.labels.tolist() == [index % 5 for index in range(12)]
+    assert found.input_name == "x"
+
+
+def test_no_sample_of_a_run_is_another_ones_copy(problem, make_spec):
+    found = synthesize(problem, make_spec(), seed=0).samples
+    assert len({sample.tobytes() for sample in found}) == len(found)
+
+
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
+@pytest.mark.parametrize("source", ["optimise", "leaves", "noise"])
+def test_every_sample_is_inside_the_legal_box_of_its_channel(
+    make_problem, make_spec, layout, source
+):
+    problem = make_problem(layout)
+    found = synthesize(problem, make_spec(source=source, learning_rate=1.0), seed=0)
+    assert found.samples.shape[1:] == problem.input.shape
+    channels = np.moveaxis(found.samples, -1 if layout is Layout.NHWC else 1, 0)
+    for channel, low, high in zip(channels, problem.input.low, problem.input.high, strict=True):
+        assert channel.min() >= low
+        assert channel.max() <= high
+        assert channel.max() == pytest.approx(high)
+
+
+@pytest.mark.parametrize("start", ["leaves", "noise"])
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
+def test_the_statistics_come_far_nearer_than_those_of_noise(make_problem, make_spec, layout, start):
+    problem = make_problem(layout)
+    listener = Listener()
+    spec = make_spec(
+        start=start, batch=8, iterations=40, sample_statistics=0.0, decorrelation=0.0, label=0.0
+    )
+    made = synthesize(problem, spec, seed=0, progress=listener)
+    noise = synthesize(problem, make_spec(source="noise", batch=8), seed=0)
+    assert statistics_loss(problem, made.samples) < 0.3 * statistics_loss(problem, noise.samples)
+    assert np.mean(listener.losses[-5:]) < 0.5 * listener.losses[0]
+    assert (listener.total, len(listener.losses)) == (40, 40)
+    assert "8 samples" in listener.summary
+
+
+def test_the_label_term_makes_the_teacher_see_the_class(problem, make_spec):
+    spec = make_spec(
+        samples=10,
+        batch=10,
+        iterations=60,
+        learning_rate=0.5,
+        batch_statistics=0.0,
+        sample_statistics=0.0,
+        decorrelation=0.0,
+        lowpass=0.0,
+        label=1.0,
+    )
+
+    def confidence(weight: float) -> float:
+        found = synthesize(problem, dataclasses.replace(spec, label=weight), seed=0)
+        logits = problem.teacher.module(torch.from_numpy(found.samples))[0]
+        chosen = logits.softmax(1)[torch.arange(10), torch.from_numpy(found.labels)]
+        return float(chosen.mean())
+
+    assert confidence(1.0) > 1.15 * confidence(0.0)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"sample_statistics": 0.0},
+        {"slack_quantile": 0.0},
+        {"decorrelation": 0.0},
+        {"label": 0.0},
+        {"lowpass": 0.0},
+        {"shift": 0},
+        {"enhancement": 1.0},
+    ],
+    ids=lambda figures: next(iter(figures)),
+)
+def test_each_block_can_be_left_out_and_matters(problem, make_spec, figures):
+    everything = make_spec(shift=2)
+    full = synthesize(problem, everything, seed=0)
+    found = synthesize(problem, dataclasses.replace(everything, **figures), seed=0)
+    assert np.isfinite(found.samples).all()
+    assert found.samples.tobytes() != full.samples.tobytes()
+
+
+def test_a_network_that_is_no_classifier_gets_samples_without_labels(make_problem, make_spec):
+    problem = make_problem(classes=None)
+    for source in ("optimise", "leaves", "noise"):
+        assert synthesize(problem, make_spec(source=source), seed=0).labels is None
+
+
+@pytest.mark.parametrize("source", ["leaves", "noise"])
+def test_plain_pictures_need_no_statistics_and_are_labelled_by_the_teacher(
+    problem, make_spec, source
+):
+    bare = dataclasses.replace(problem, table=BNTable(entries=()))
+    spec = make_spec(source=source, samples=10)
+    found, again, other = (synthesize(bare, spec, seed=seed) for seed in (0, 0, 1))
+    answers = problem.teacher.module(torch.from_numpy(found.samples))[0].argmax(1)
+    assert len(found) == 12
+    assert found.labels.tolist() == answers.tolist()
+    assert found.samples.tobytes() == again.samples.tobytes()
+    assert found.samples.tobytes() != other.samples.tobytes()
+    assert len({sample.tobytes() for sample in found.samples}) == 12
+
+
+def test_noise_is_normal_in_the_models_unit(problem, make_spec):
+    x = synthesize(problem, make_spec(source="noise", samples=64), seed=0).samples
+    within = float(((x > -1) & (x < 1)).mean())
+    assert within == pytest.approx(0.683, abs=0.02)
+
+
+def test_without_statistics_there_are_no_samples(problem, make_spec):
+    bare = dataclasses.replace(problem, table=BNTable(entries=()))
+    with pytest.raises(CalibError, match="no BatchNormalization") as caught:
+        synthesize(bare, make_spec(), seed=0)
+    assert str(caught.value) == str(no_statistics())
+    assert "--recipe leaves" in caught.value.mend
+
+
+def test_a_loss_that_is_no_longer_finite_is_told(problem, make_spec):
+    entry = dataclasses.replace(problem.table.entries[0], mean=(float("nan"),) * 4)
+    broken = dataclasses.replace(problem, table=BNTable(entries=(entry,)))
+    with pytest.raises(CalibError, match="no longer finite") as caught:
+        synthesize(broken, make_spec(slack_quantile=0.0), seed=0)
+    assert "synthesis.learning_rate" in caught.value.mend
+
+
+def test_pixels_that_the_last_step_ruins_are_told(problem, make_spec, monkeypatch):
+    def ruin(self, *args: object) -> None:
+        for group in self.param_groups:
+            for pixels in group["params"]:
+                pixels.data.fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", ruin)
+    with pytest.raises(CalibError, match="no longer finite"):
+        synthesize(problem, make_spec(iterations=1, lowpass=0.0), seed=0)
+
+
+def test_the_teacher_is_left_as_it_was(problem, make_spec):
+    before = {name: value.clone() for name, value in problem.teacher.module.state_dict().items()}
+    synthesize(problem, make_spec(), seed=0)
+    after = problem.teacher.module.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert all(parameter.grad is None for parameter in problem.teacher.module.parameters())
+
+
+def test_provenance_says_how_the_set_was_made(problem, make_spec):
+    spec = make_spec()
+    found = synthesize(problem, spec, seed=7).provenance
+    assert found["seed"] == 7
+    assert found["synthesis"] == spec.to_dict()
+    assert found["input"] == problem.input.to_dict()
+    assert found["torch"] == torch.__version__
+    assert all(np.isfinite(value) for value in found["terms"].values())
+
+
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
+def test_first_noise_has_unit_variance_and_varies_slowly(make_problem, layout):
+    spec = make_problem(layout).input
+    pixels = initial_pixels("noise", spec, 16, torch.Generator().manual_seed(0))
+    assert pixels.shape == (16, *spec.shape)
+    assert float(pixels.std()) == pytest.approx(1, rel=1e-5)
+    columns = 2 if layout is Layout.NHWC else 3
+    neighbours = (pixels - pixels.roll(1, columns)).square().mean()
+    assert float(neighbours) < 1  # 2 for white noise
+
+
+def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
+    first, last = (
+        initial_pixels("leaves", make_problem(layout).input, 3, torch.Generator().manual_seed(0))
+        for layout in (Layout.NCHW, Layout.NHWC)
+    )
+    assert first.shape == (3, 3, 8, 8)
+    assert torch.equal(first, last.permute(0, 3, 1, 2))
+
+
+def test_leaves_are_for_pictures_alone(problem, make_spec):
+    vector = dataclasses.replace(problem.input, layout=Layout.OTHER)
+    other = dataclasses.replace(problem, input=vector)
+    with pytest.raises(CalibError, match="is no picture") as caught:
+        synthesize(other, make_spec(source="leaves"), seed=0)
+    assert "--recipe noise" in caught.value.mend
+
+
+def test_what_is_no_picture_is_not_filtered():
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    assert channels_first_filter(x, 0.5, Layout.OTHER) is x
+
+
+def test_the_legal_box_broadcasts_over_the_channels_of_any_layout(make_problem):
+    for layout, shape in ((Layout.NCHW, (1, 3, 1, 1)), (Layout.NHWC, (1, 1, 1, 3))):
+        low, high = legal_box(make_problem(layout).input)
+        assert low.shape == high.shape == shape
+        assert low.flatten().tolist() == [-2.0, -1.5, -1.0]
