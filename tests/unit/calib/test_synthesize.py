@@ -108,6 +108,16 @@ def test_the_statistics_come_far_nearer_than_those_of_noise(make_problem, make_s
     assert "8 samples" in listener.summary
 
 
+def test_the_loop_is_the_same_for_every_layout(make_problem, make_spec):
+    """From the same pictures the same ones are made: mirrored, shifted and filtered along rows and columns."""
+    spec = make_spec(start="leaves", iterations=8, slack_quantile=0.0, decorrelation=0.0, shift=2)
+    first, last = (
+        synthesize(make_problem(layout), spec, seed=0).samples
+        for layout in (Layout.NCHW, Layout.NHWC)
+    )
+    np.testing.assert_allclose(first, last.transpose(0, 3, 1, 2), atol=1e-3)
+
+
 def test_the_label_term_makes_the_teacher_see_the_class(problem, make_spec):
     spec = make_spec(
         samples=10,
