@@ -19,6 +19,7 @@ from edgeq.cli.build import build
 from edgeq.cli.compare import compare
 from edgeq.cli.doctor import doctor
 from edgeq.cli.explain import explain
+from edgeq.cli.export import export
 from edgeq.cli.output import say, set_up_logging
 from edgeq.cli.recipes import recipes
 from edgeq.cli.synth import synth
@@ -54,6 +55,9 @@ app = typer.Typer(
 app.command(epilog="Example: edgeq build model.onnx --target jetson-orin --bits w4a8")(build)
 app.command(epilog="Example: edgeq synth model.onnx --preset imagenet --seed 1")(synth)
 app.command(epilog="Example: edgeq explain model.onnx --target jetson-orin")(explain)
+app.command(
+    epilog="Example: edgeq export net:make --weights net.pth --shape 1x3x32x32 --out net.onnx"
+)(export)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
 app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)

@@ -6,6 +6,7 @@ is taken off; anything that is no state dict is refused with the line that saves
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # they advise to load with other functions, which run code
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader of damaged bytes raises whatever it stumbles over
         raise _unread(path, error) from error
 
@@ -93,7 +96,7 @@ def _find_tensors(content: Any, path: Path) -> Mapping[str, torch.Tensor]:
     raise InputError(
         f"a {type(content).__name__} without tensors{f', with the keys {keys[:8]}' if keys else ''}",
         why=f"a state dict maps names to tensors, alone or under one of the keys {', '.join(_NESTS)}",
-        mend="save it: torch.save(model.state_dict(), 'weights.pth')",
+        mend="save the state dict: torch.save(model.state_dict(), 'weights.pth')",
         path=path,
     )
 

@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeq.core.errors import BuildError, InputError
+from edgeq.core.errors import BuildError, InputError, ModelError
 from edgeq.core.files import write_bytes
 from edgeq.teacher.checkpoint import load_state_dict
 from edgeq.teacher.execution import RuntimeSession, to_array
@@ -208,7 +208,13 @@ def _require_equal(
     names = [item.name for item in model.graph.output]
     read = {item.name for item in model.graph.input}
     feed = {name: to_array(x) for name, x in inputs.items() if name in read}
-    found = RuntimeSession(model).run(names, feed)
+    batch = len(next(iter(inputs.values())))
+    try:
+        found = RuntimeSession(model).run(names, feed)
+    except ModelError as error:
+        raise _not_equal(
+            f"ONNX Runtime cannot run it with a batch of {batch}: {error.what}"
+        ) from error
     worst = 0.0
     for name, expected, value in zip(names, _run(module, inputs), found, strict=True):
         wanted = to_array(expected)
@@ -216,11 +222,16 @@ def _require_equal(
         is_like = wanted.shape == value.shape
         gap = float(np.abs(wanted - value).max(initial=0)) if is_like else float("inf")
         if not gap <= tolerance:
-            raise BuildError(
-                f"output '{name}' differs from the module by {gap:.2e} (allowed {tolerance:.2e}), "
-                f"with a batch of {len(wanted)}",
-                why="the exporter records one run: what depends on the batch size or on values is frozen in the file",
-                mend="write forward without Python branches on values or sizes",
+            raise _not_equal(
+                f"output '{name}' differs by {gap:.2e} (allowed {tolerance:.2e}) with a batch of {batch}"
             )
         worst = max(worst, gap)
     return worst
+
+
+def _not_equal(what: str) -> BuildError:
+    return BuildError(
+        f"the exported file is not the network: {what}",
+        why="the exporter records one run: what depends on the batch size or on values is frozen in the file",
+        mend="write forward without Python branches on values or sizes, and x.flatten(1) for x.view(int(len(x)), -1)",
+    )
