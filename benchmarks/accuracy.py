@@ -98,6 +98,7 @@ class Bench:
         self._float: float | None = None
 
     def run(self, row: str, seed: int) -> dict[str, Any]:
+        """Return the figures of one row and seed."""
         bits, effort, recipe = row.split("/")
         started = time.monotonic()
         job = prepare(self._options(bits, effort, recipe, seed))
@@ -166,8 +167,8 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Results",
         "",
-        "Made by `benchmarks/accuracy.py`; no figure is typed by hand. ResNet-20 on CIFAR-10 (`resnet20_bn.onnx` of the",
-        "fixtures, 88.52 % in FP32), first and last layer at 8 bits, every quantized tensor in the Q/DQ file (placement",
+        "Made by `benchmarks/accuracy.py`; no figure is typed by hand. ResNet-20 on CIFAR-10 (`resnet20_bn.onnx` of",
+        "the fixtures, 88.52 % in FP32), first and last layer at 8 bits, every quantized tensor in the file (placement",
         "of `jetson-orin`), evaluated once after the last training step by ONNX Runtime on the 10,000 test pictures.",
         "The pictures and their labels are seen by the evaluation only. Drop is in points of top-1; wall time is one",
         "whole build without the evaluation. The `noise` rows train on Gaussian noise instead of synthetic samples.",
