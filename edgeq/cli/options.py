@@ -56,6 +56,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One figure of the recipe; repeatable."),
 ]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher",
+        metavar="FILE",
+        help="State dict (.pth, .safetensors) with the BatchNorm statistics that a folded MODEL lost.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Write the result to standard output as JSON.")]
 
@@ -78,6 +86,7 @@ def make_options(
     eval_path: Path | None = None,
     settings: Sequence[str] | None = None,
     overwrite: bool = False,
+    teacher: Path | None = None,
 ) -> BuildOptions:
     """Return the options of a build from their text on the command line.
 
@@ -104,6 +113,7 @@ def make_options(
         eval_path=eval_path,
         settings=read_settings(settings or ()),
         overwrite=overwrite,
+        teacher_weights=teacher,
     )
 
 

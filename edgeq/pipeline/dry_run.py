@@ -43,7 +43,7 @@ class DryRun:
             f"input: '{spec.name}' {'x'.join(map(str, spec.shape))}, {job.input.chosen_by}",
             f"target: {job.card.title} ({job.card.stack}), bits {job.options.bits}",
             f"teacher: equal to ONNX Runtime, largest difference {job.proof.largest_abs:.2g}",
-            f"BN table: {len(job.table.entries)} layers",
+            f"BN table: {len(job.statistics.table.entries)} layers, {job.statistics.text}",
             f"placement: {_count(job.plan)}",
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
             f"synthesize: {made.samples} samples, {made.iterations} iterations each: about {self.synthesis_s:.0f} s",
@@ -80,7 +80,7 @@ def _measure(job: Job) -> tuple[float, float]:
     full = job.recipe.synthesis
     short = dataclasses.replace(full, samples=full.batch, iterations=MEASURED_STEPS)
     problem = SynthesisProblem(
-        teacher=job.teacher, table=job.table, input=job.input.spec, classes=job.classes
+        teacher=job.teacher, table=job.statistics.table, input=job.input.spec, classes=job.classes
     )
     started = time.monotonic()
     samples = synthesize(problem, short, seed=job.options.seed, progress=NoProgress())

@@ -15,9 +15,10 @@ import edgeq
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
-from edgeq.core.specs import BitSpec, BNTable, Effort, InputSpec, TargetCard
+from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
+from edgeq.pipeline.statistics import Statistics, find_statistics
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
 
@@ -33,6 +34,7 @@ class BuildOptions:
         eval_path: labelled pictures, one folder a class, or None.
         settings: figures of the recipe that are replaced, as text.
         overwrite: delete another build in `out`.
+        teacher_weights: a state dict that gives a folded file its BN statistics, or None.
     """
 
     model: Path
@@ -50,6 +52,7 @@ class BuildOptions:
     eval_path: Path | None
     settings: dict[str, str]
     overwrite: bool
+    teacher_weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class Job:
         input: its one picture input, and how the preprocessing was chosen.
         teacher: of the model as it is, BatchNormalization kept.
         proof: that the teacher computes what ONNX Runtime computes.
-        table: the BN statistics.
+        statistics: the BN table and where it comes from.
         folded: the model with BatchNormalization folded; what Q/DQ is written into.
         student_teacher: of `folded`: what the student copies and is trained against.
         plan: the placement on `folded`.
@@ -80,7 +83,7 @@ class Job:
     input: InputReport
     teacher: Teacher
     proof: ProofResult
-    table: BNTable
+    statistics: Statistics
     folded: onnx.ModelProto
     student_teacher: Teacher
     plan: QuantPlan
@@ -103,6 +106,7 @@ class Job:
             "seed": self.options.seed,
             "recipe": self.recipe.to_dict(),
             "input": self.input.spec.to_dict(),
+            "teacher": self.statistics.weights_digest,
             "versions": {
                 "torch": torch.__version__,
                 "onnx": onnx.__version__,
@@ -120,7 +124,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """
     from calib.synthesize import no_statistics
     from deploy.cards import load_card
-    from edgeq.graph.batchnorm import fold_batchnorm, read_bn_table
+    from edgeq.graph.batchnorm import fold_batchnorm
     from edgeq.graph.inputs import describe_inputs
     from edgeq.graph.placement import plan_placement
     from edgeq.graph.read import load_model
@@ -140,8 +144,8 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
         shapes=options.shapes,
     )[0]
-    table = read_bn_table(loaded.inferred)
-    if not table.entries and recipe.synthesis.source != "noise":
+    statistics = find_statistics(loaded.inferred, options.teacher_weights)
+    if not statistics.table.entries and recipe.synthesis.source != "noise":
         raise no_statistics()
     progress.advance()
     teacher = import_teacher(loaded.inferred)
@@ -159,14 +163,14 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         input=report,
         teacher=teacher,
         proof=proof,
-        table=table,
+        statistics=statistics,
         folded=fold.model,
         student_teacher=import_teacher(inferred),
         plan=plan,
         blocks=blocks,
         last_map=last_map,
         classes=_count_classes(teacher, report.spec),
-        findings=fold.findings,
+        findings=(*statistics.findings, *fold.findings),
     )
 
 

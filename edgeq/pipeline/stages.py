@@ -27,13 +27,15 @@ def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     from edgeq.report.preview import preview_png
 
     problem = SynthesisProblem(
-        teacher=job.teacher, table=job.table, input=job.input.spec, classes=job.classes
+        teacher=job.teacher, table=job.statistics.table, input=job.input.spec, classes=job.classes
     )
     found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
     found.provenance.update(
-        recipe=job.recipe.name, model_sha256=job.loaded.digest, bn_table=job.table.digest()
+        recipe=job.recipe.name,
+        model_sha256=job.loaded.digest,
+        bn_table=job.statistics.table.digest(),
     )
-    write_json(folder / "bn_table.json", job.table.to_dict())
+    write_json(folder / "bn_table.json", job.statistics.table.to_dict())
     found.save(folder / "samples")
     write_bytes(folder / "samples" / "preview.png", preview_png(found, job.input.spec))
     names = ["samples.npy", "samples.json", "preview.png"]
@@ -172,6 +174,7 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "bits": str(job.options.bits),
         "build": job.identity(),
         "preprocessing": job.input.chosen_by,
+        "statistics": {"source": job.statistics.source, "text": job.statistics.text},
         "proof": job.proof.to_dict(),
         "findings": list(job.findings),
         "agreement": read_json(folder / "agreement.json"),

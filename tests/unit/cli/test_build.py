@@ -48,6 +48,7 @@ def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
         "eval_path": None,
         "settings": {},
         "overwrite": False,
+        "teacher_weights": None,
     }
 
 
@@ -55,7 +56,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
     text = (
         "--bits w4a6 --first-last same --effort max --seed 7 --out o --preset unit --mean 0.1,0.2 "
         "--std 1,2 --bounds -1,1 --shape x:1x2 --shape y:3 --eval e.zip --recipe r --set a=1 "
-        "--set b=2 --overwrite"
+        "--set b=2 --overwrite --teacher w.pth"
     )
     assert edgeq(*BUILD, *text.split()).code == 0
     assert vars(seen[0]) == {
@@ -74,6 +75,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
         "eval_path": Path("e.zip"),
         "settings": {"a": "1", "b": "2"},
         "overwrite": True,
+        "teacher_weights": Path("w.pth"),
     }
 
 
