@@ -1,0 +1,149 @@
+"""Where the BN table of a build comes from, and that a build says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from edgeq.core.errors import CalibError, InputError
+from edgeq.core.files import digest_file
+from edgeq.core.specs import BitSpec, Effort
+from edgeq.graph.view import GraphView
+from edgeq.pipeline import BuildOptions, prepare, run_build
+from edgeq.pipeline.statistics import find_statistics
+
+DIGITS = Path(__file__).parents[3] / "examples" / "digits"
+
+
+def save_state_dict(kept: Path, out: Path) -> Path:
+    """Save the named weights of a file with BatchNorm kept: what its state dict was."""
+    view = GraphView(onnx.load(kept))
+    shared = [node.output[0] for node in view.nodes if node.op_type == "Identity"]
+    found = {name: view.constant(name) for name in [*view.initializers, *shared]}
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None},
+        out,
+    )
+    return out
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    return save_state_dict(DIGITS / "digits_bn.onnx", tmp_path / "digits.safetensors")
+
+
+@pytest.fixture
+def folded() -> onnx.ModelProto:
+    return onnx.load(DIGITS / "digits_folded.onnx")
+
+
+@pytest.fixture
+def options(tmp_path) -> BuildOptions:
+    """The shortest build of the folded file."""
+    return BuildOptions(
+        model=DIGITS / "digits_folded.onnx",
+        target="cpu",
+        bits=BitSpec(weights=8, activations=8),
+        effort=Effort.QUICK,
+        seed=0,
+        out=tmp_path / "out",
+        recipe="edgeq",
+        preset=None,
+        mean=(),
+        std=(),
+        bounds=(),
+        shapes={},
+        eval_path=None,
+        settings={
+            "synthesis.samples": "8",
+            "synthesis.batch": "8",
+            "synthesis.iterations": "2",
+            "training.steps": "2",
+            "training.batch": "4",
+        },
+        overwrite=False,
+    )
+
+
+def test_a_folded_file_alone_has_none(folded) -> None:
+    found = find_statistics(folded, None)
+    assert (found.source, found.text, found.table.entries) == ("none", "none in the file", ())
+
+
+def test_the_state_dict_gives_a_folded_file_its_table(folded, weights) -> None:
+    found = find_statistics(folded, weights)
+    assert (found.source, len(found.table.entries), found.findings) == ("teacher", 8, ())
+    assert found.text == "recovered from digits.safetensors by value, 8 of 8 layers"
+    assert found.weights_digest == digest_file(weights)
+
+
+def test_nodes_in_the_file_come_first_and_the_unread_state_dict_is_told(weights) -> None:
+    found = find_statistics(onnx.load(DIGITS / "digits_bn.onnx"), weights)
+    assert (found.source, found.weights_digest) == ("node", None)
+    assert found.text == "from the file's 8 BatchNormalization nodes"
+    (finding,) = found.findings
+    assert f"--teacher {weights} was not read" in finding
+
+
+def test_a_layer_that_did_not_match_is_listed_with_the_reason(folded, weights) -> None:
+    conv = next(node for node in folded.graph.node if node.op_type == "Conv")
+    for item in folded.graph.initializer:
+        if item.name == conv.input[2]:
+            item.CopyFrom(onnx.numpy_helper.from_array(np.ones(16, np.float32), item.name))
+    found = find_statistics(folded, weights)
+    assert found.text.endswith("7 of 8 layers")
+    (finding,) = found.findings
+    assert finding.startswith(f"1 of 8 layers have no statistics: '{conv.output[0]}': it looks")
+
+
+def test_a_build_depends_on_the_state_dict_and_names_it(options, weights) -> None:
+    torch.set_num_threads(1)
+    result = run_build(dataclasses.replace(options, teacher_weights=weights))
+    results = json.loads((options.out / "results.json").read_text())
+    assert results["statistics"] == {
+        "source": "teacher",
+        "text": "recovered from digits.safetensors by value, 8 of 8 layers",
+    }
+    assert results["build"]["teacher"] == digest_file(weights)
+    assert f"statistics: {results['statistics']['text']}" in result.summary_lines()
+    table = json.loads((options.out / "bn_table.json").read_text())
+    assert {entry["source"] for entry in table["entries"]} == {"teacher"}
+
+
+def test_without_statistics_the_state_dict_is_offered(options) -> None:
+    with pytest.raises(CalibError) as raised:
+        prepare(options)
+    assert "--teacher weights.pth" in raised.value.mend
+
+
+def test_a_state_dict_of_another_network_stops_the_build(options, tmp_path) -> None:
+    other = tmp_path / "other.pth"
+    torch.save(torch.nn.BatchNorm2d(16).state_dict(), other)
+    with pytest.raises(InputError, match="no layer of the model"):
+        prepare(dataclasses.replace(options, teacher_weights=other))
+
+
+def test_the_real_resnet20_is_prepared_from_its_folded_file(options, tmp_path) -> None:
+    folder = os.environ.get("EDGEQ_FIXTURES")
+    if folder is None:
+        pytest.skip("EDGEQ_FIXTURES, the folder of the real files, is not set")
+    files = Path(folder) / "cifar10"
+    weights = save_state_dict(files / "resnet20_bn.onnx", tmp_path / "r20.safetensors")
+    job = prepare(
+        dataclasses.replace(
+            options,
+            model=files / "resnet20_folded.onnx",
+            teacher_weights=weights,
+            preset="cifar10",
+        )
+    )
+    assert job.statistics.text == "recovered from r20.safetensors by value, 19 of 19 layers"
+    assert {entry.tensor for entry in job.statistics.table.entries} <= set(job.teacher.fx_node_of)
