@@ -116,6 +116,11 @@ class Job:
         }
 
 
+            # Another number of threads, or another instruction set, adds in another order and rounds differently.
+            "machine": {
+                "threads": torch.get_num_threads(),
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+            },
 def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """Read, import, prove and plan; raise whatever speaks against the build. Nothing is written.
 
