@@ -63,7 +63,11 @@ class BuildResult:
         lines.append(
             f"size: {size['before'] / 1e3:.0f} kB before, {size['after'] / 1e3:.0f} kB after"
         )
-        lines.append("no engine was built here; bundle/build.sh builds it on the board")
+        lines += [f"note: {finding}" for finding in self.results["findings"]]
+        if self.results["runtime"] == "tensorrt":
+            lines.append("no engine was built here; bundle/build.sh builds it on the board")
+        else:
+            lines.append("bundle/run.sh checks the model in ONNX Runtime, which needs no engine")
         return lines
 
 

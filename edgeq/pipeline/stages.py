@@ -79,8 +79,8 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     progress.start("write", 1, "file")
     values = load_values(folder / "trained.safetensors")
     values.require_complete(job.plan)
-    model = insert_qdq(job.folded, job.plan, values, card=job.card).model
-    findings = lint(model, job.card)
+    written = insert_qdq(job.folded, job.plan, values, card=job.card)
+    findings = lint(written.model, job.card)
     errors = [finding for finding in findings if finding.severity.value == "error"]
     if errors:
         lines = "; ".join(f"[{item.check}] {item.what}" for item in errors)
@@ -89,7 +89,8 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
             why="its parser would refuse the file",
             mend="report this with the manifest; `edgeq explain` shows the placement",
         )
-    write_bytes(folder / "model.qdq.onnx", model.SerializeToString(deterministic=True))
+    write_bytes(folder / "model.qdq.onnx", written.model.SerializeToString(deterministic=True))
+    write_json(folder / "findings.json", [*job.findings, *written.findings])
     write_json(
         folder / "lint.json",
         [{"check": item.check, "node": item.node, "what": item.what} for item in findings],
@@ -97,7 +98,7 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     progress.advance()
     quantized = sum(1 for _ in job.plan.quantized())
     progress.finish(f"{quantized} tensors quantized, lint: 0 errors, {len(findings)} warnings")
-    return ["model.qdq.onnx", "lint.json"]
+    return ["model.qdq.onnx", "findings.json", "lint.json"]
 
 
 def verify_model(
@@ -171,12 +172,13 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "schema": 1,
         "model": job.options.model.name,
         "target": job.card.name,
+        "runtime": job.card.runtime,
         "bits": str(job.options.bits),
         "build": job.identity(),
         "preprocessing": job.input.chosen_by,
         "statistics": {"source": job.statistics.source, "text": job.statistics.text},
         "proof": job.proof.to_dict(),
-        "findings": list(job.findings),
+        "findings": read_json(folder / "findings.json"),
         "agreement": read_json(folder / "agreement.json"),
         "codes": read_json(folder / "codes.json"),
         "evaluation": read_json(folder / "evaluation.json"),
