@@ -1,6 +1,7 @@
 """What a build is asked to do, and everything that is known before anything is computed or written.
 
 Entry: `prepare`: reads, imports, proves, folds and plans; whatever speaks against the build is raised here.
+`read_model` and `place` are the parts of it that need no statistics.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 import edgeq
+from edgeq.core.errors import InputError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
@@ -113,14 +116,14 @@ class Job:
                 "onnxruntime": onnxruntime.__version__,
                 "numpy": np.__version__,
             },
-        }
-
-
             # Another number of threads, or another instruction set, adds in another order and rounds differently.
             "machine": {
                 "threads": torch.get_num_threads(),
                 "cpu": torch.backends.cpu.get_cpu_capability(),
             },
+        }
+
+
 def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """Read, import, prove and plan; raise whatever speaks against the build. Nothing is written.
 
@@ -129,10 +132,6 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """
     from calib.synthesize import no_statistics
     from deploy.cards import load_card
-    from edgeq.graph.batchnorm import fold_batchnorm
-    from edgeq.graph.inputs import describe_inputs
-    from edgeq.graph.placement import plan_placement
-    from edgeq.graph.read import load_model
     from edgeq.teacher.importer import import_teacher
     from edgeq.teacher.proof import prove_equal
 
@@ -140,26 +139,19 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     card = load_card(options.target)
     recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
     progress.start("read", 1, "file")
-    loaded = load_model(options.model)
-    report = describe_inputs(
-        loaded.inferred,
-        preset=options.preset,
-        mean=options.mean or None,
-        std=options.std or None,
-        bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
-        shapes=options.shapes,
-    )[0]
+    loaded, report = read_model(options)
     statistics = find_statistics(loaded.inferred, options.teacher_weights)
-    if not statistics.table.entries and recipe.synthesis.source != "noise":
+    if not statistics.table.entries and recipe.synthesis.source == "optimise":
         raise no_statistics()
     progress.advance()
     teacher = import_teacher(loaded.inferred)
-    fold = fold_batchnorm(loaded.model)
-    inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
-    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=[report.spec])
+    outputs = _run_once(teacher, report.spec)
+    if options.eval_path is not None:
+        _require_pictures(options.eval_path, report.spec, outputs)
+    placed = place(options, card, loaded, report.spec)
     progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_input(report)}")
     proof = prove_equal(teacher, loaded.model, [report.spec], seed=options.seed, progress=progress)
-    blocks, last_map = _watched_tensors(inferred, plan)
+    blocks, last_map = _watched_tensors(placed.inferred, placed.plan)
     return Job(
         options=options,
         card=card,
@@ -169,14 +161,98 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         teacher=teacher,
         proof=proof,
         statistics=statistics,
-        folded=fold.model,
-        student_teacher=import_teacher(inferred),
-        plan=plan,
+        folded=placed.model,
+        student_teacher=import_teacher(placed.inferred),
+        plan=placed.plan,
         blocks=blocks,
         last_map=last_map,
-        classes=_count_classes(teacher, report.spec),
-        findings=(*statistics.findings, *fold.findings),
+        classes=_count_classes(outputs[teacher.outputs[0]]),
+        findings=(*statistics.findings, *placed.findings),
     )
+
+
+def read_model(options: BuildOptions) -> tuple[LoadedModel, InputReport]:
+    """Return the checked model and its one picture input.
+
+    Raises:
+        InputError: if there is no such file, or the preprocessing does not fit it.
+        ModelError: if the file, or its input, is not what edgeq works on.
+    """
+    from edgeq.graph.inputs import describe_inputs
+    from edgeq.graph.read import load_model
+
+    loaded = load_model(options.model)
+    reports = describe_inputs(
+        loaded.inferred,
+        preset=options.preset,
+        mean=options.mean or None,
+        std=options.std or None,
+        bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
+        shapes=options.shapes,
+    )
+    return loaded, reports[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A model with BatchNormalization folded, and where its quantizers go.
+
+    Attributes:
+        model: what Q/DQ is written into.
+        inferred: the same with inferred shapes.
+        plan: the placement.
+        findings: what could not be folded, one sentence each.
+    """
+
+    model: onnx.ModelProto
+    inferred: onnx.ModelProto
+    plan: QuantPlan
+    findings: tuple[str, ...]
+
+
+def place(options: BuildOptions, card: TargetCard, loaded: LoadedModel, spec: InputSpec) -> Placed:
+    """Fold and plan; neither statistics nor the teacher are needed.
+
+    Raises:
+        EdgeqError: if the model cannot be folded or placed.
+    """
+    from edgeq.graph.batchnorm import fold_batchnorm
+    from edgeq.graph.placement import plan_placement
+
+    fold = fold_batchnorm(loaded.model)
+    inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
+    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=[spec])
+    return Placed(model=fold.model, inferred=inferred, plan=plan, findings=fold.findings)
+
+
+def _run_once(teacher: Teacher, spec: InputSpec) -> dict[str, NDArray[Any]]:
+    """Return the teacher's outputs for a black picture, by name."""
+    import numpy as np
+
+    from edgeq.teacher.execution import run_module, to_array
+
+    zeros = np.zeros((spec.batch or 1, *spec.shape), np.float32)
+    outputs = run_module(teacher.module, {spec.name: zeros})
+    return dict(zip(teacher.outputs, map(to_array, outputs), strict=True))
+
+
+def _require_pictures(path: Path, spec: InputSpec, outputs: dict[str, NDArray[Any]]) -> None:
+    """Raise if `--eval` cannot work: hours of training may lie between here and there.
+
+    Raises:
+        InputError: see `deploy.evaluate.require_pictures`; also for a path that the file system refuses.
+    """
+    from deploy.evaluate import require_pictures
+
+    try:
+        require_pictures(path, spec, outputs)
+    except OSError as error:
+        raise InputError(
+            f"--eval cannot be read: {error.strerror}",
+            why="pictures are read from one folder a class, in a folder or a zip",
+            mend="check the path, or mend its permissions",
+            path=path,
+        ) from error
 
 
 def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str, ...], str | None]:
@@ -200,12 +276,8 @@ def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str
     return tuple(name for name in cuts if name in quantized), maps[-1] if maps else None
 
 
-def _count_classes(teacher: Teacher, spec: InputSpec) -> int | None:
+def _count_classes(output: NDArray[Any]) -> int | None:
     """Return the number of classes if the first output is [N, classes] with at least two, else None."""
-    import torch
-
-    with torch.no_grad():
-        output = teacher.module(torch.zeros(spec.batch or 1, *spec.shape))[0]
     return output.shape[1] if output.ndim == 2 and output.shape[1] > 1 else None
 
 

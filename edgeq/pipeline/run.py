@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 
 import onnx
 
-from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file, read_json
 from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
-from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.job import BuildOptions, Job, place, prepare, read_model
 from edgeq.pipeline.workspace import Stage, Workspace
 
 
@@ -164,28 +162,25 @@ def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
 
 
 def run_explain(options: BuildOptions) -> QuantPlan:
-    """Return the placement for the model and the target; nothing is written."""
-    return prepare(options).plan
+    """Return the placement for the model and the target; nothing is written.
+
+    A model without BatchNormalization statistics has one, too.
+
+    Raises:
+        EdgeqError: if the model cannot be read or placed.
+    """
+    from deploy.cards import load_card
+
+    card = load_card(options.target)
+    loaded, report = read_model(options)
+    return place(options, card, loaded, report.spec).plan
 
 
 def _digest_pictures(path: Path | None) -> str | None:
-    """Return a digest of what `--eval` names: a zip's bytes, or a folder's file names, sizes and times.
-
-    Raises:
-        InputError: if there is nothing at that path.
-    """
-    if path is None:
-        return None
-    if path.is_dir():
-        files = sorted(item for item in path.rglob("*") if item.is_file())
-        return digest_of(
-            [[str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-        )
-    if path.is_file() and zipfile.is_zipfile(path):
-        return digest_file(path)
-    raise InputError(
-        "--eval names neither a folder nor a zip file",
-        why="pictures are read from one folder a class, in a folder or a zip",
-        mend="check the path",
-        path=path,
+    """Return a digest of what `--eval` names: a zip's bytes, or a folder's file names, sizes and times."""
+    if path is None or path.is_file():
+        return digest_file(path) if path else None
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    return digest_of(
+        [[str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     )
