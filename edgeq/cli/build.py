@@ -64,7 +64,11 @@ def build(
         overwrite=overwrite,
     )
     if dry_run:
-        typer.echo("\n".join(plan_build(wanted).lines()))
+        plan = plan_build(wanted)
+        if as_json:
+            print_json(plan.to_dict())
+        else:
+            typer.echo("\n".join(plan.lines()))
         return
     from edgeq.cli.progress import make_progress
 

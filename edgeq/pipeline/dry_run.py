@@ -10,13 +10,16 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from edgeq.core.plan import QuantPlan
-from edgeq.core.progress import NoProgress
+from edgeq.core.samples import SampleSet
 from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.workspace import Workspace
 
-# Steps that are run to measure one. The first ones of a loop are slower, so the figure is on the safe side.
+# Steps that are run to measure one, after a first one that is slower.
 MEASURED_STEPS = 3
 
 
@@ -33,6 +36,25 @@ class DryRun:
     synthesis_s: float
     training_s: float
     memory_mb: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form."""
+        job = self.job
+        return {
+            "folder": str(job.options.out),
+            "model": job.options.model.name,
+            "target": job.card.name,
+            "bits": str(job.options.bits),
+            "preprocessing": job.input.chosen_by,
+            "build": job.identity(),
+            "proof": job.proof.to_dict(),
+            "findings": list(job.findings),
+            "expected": {
+                "synthesis_s": self.synthesis_s,
+                "training_s": self.training_s,
+                "memory_mb": self.memory_mb,
+            },
+        }
 
     def lines(self) -> list[str]:
         """Return the plan in words."""
@@ -57,9 +79,10 @@ def plan_build(options: BuildOptions) -> DryRun:
     """Return what `run_build` would do; nothing is written.
 
     Raises:
-        EdgeqError: whatever speaks against the build.
+        EdgeqError: whatever speaks against the build, its output folder included.
     """
     job = prepare(options)
+    Workspace(options.out, job.identity(), overwrite=options.overwrite)
     synthesis_s, training_s = _measure(job)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The unit of ru_maxrss is kilobytes on Linux and bytes on macOS.
@@ -73,20 +96,26 @@ def plan_build(options: BuildOptions) -> DryRun:
 
 
 def _measure(job: Job) -> tuple[float, float]:
-    """Return the expected seconds of synthesis and training."""
+    """Return the expected seconds of synthesis and training.
+
+    Each loop is run twice, short and a little longer; the difference is what the steps take without the start.
+    """
     from calib.synthesize import SynthesisProblem, synthesize
     from edgeq.quant.train import TrainingProblem, train_student
 
     full = job.recipe.synthesis
-    short = dataclasses.replace(full, samples=full.batch, iterations=MEASURED_STEPS)
     problem = SynthesisProblem(
         teacher=job.teacher, table=job.statistics.table, input=job.input.spec, classes=job.classes
     )
-    started = time.monotonic()
-    samples = synthesize(problem, short, seed=job.options.seed, progress=NoProgress())
-    per_step = (time.monotonic() - started) / MEASURED_STEPS
+
+    def make(steps: int) -> SampleSet:
+        short = dataclasses.replace(full, samples=full.batch, iterations=steps)
+        return synthesize(problem, short, seed=job.options.seed)
+
+    samples = make(1)
     batches = -(-full.samples // full.batch)
-    synthesis_s = per_step * full.iterations * batches if full.source == "optimise" else per_step
+    steps = batches * full.iterations if full.source == "optimise" else 1
+    synthesis_s = _extrapolate(make, steps)
     training = TrainingProblem(
         teacher=job.student_teacher,
         plan=job.plan,
@@ -95,16 +124,23 @@ def _measure(job: Job) -> tuple[float, float]:
         blocks=job.blocks,
         last_map=job.last_map,
     )
+
+    def train(steps: int) -> None:
+        short = dataclasses.replace(job.recipe.training, steps=steps)
+        train_student(training, short, seed=job.options.seed)
+
+    return synthesis_s, _extrapolate(train, job.recipe.training.steps)
+
+
+def _extrapolate(loop: Callable[[int], object], steps: int) -> float:
+    """Return the seconds that `loop(steps)` would take, from two short runs."""
     times = []
-    for steps in (0, MEASURED_STEPS):
+    for count in (1, 1 + MEASURED_STEPS):
         started = time.monotonic()
-        train_student(
-            training, dataclasses.replace(job.recipe.training, steps=steps), seed=job.options.seed
-        )
+        loop(count)
         times.append(time.monotonic() - started)
-    return synthesis_s, times[0] + (
-        times[1] - times[0]
-    ) / MEASURED_STEPS * job.recipe.training.steps
+    per_step = max(times[1] - times[0], 0.0) / MEASURED_STEPS
+    return times[0] + per_step * max(steps - 1, 0)
 
 
 def _count(plan: QuantPlan) -> str:
