@@ -1,0 +1,99 @@
+"""The verbs around `build`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_explain_prints_tensor_grid_rule_and_reason(edgeq, digits):
+    done = edgeq("explain", digits / "digits_bn.onnx", "--target", "jetson-orin")
+    head, *rows = done.out.splitlines()
+    assert head.split() == ["tensor", "grid", "rule", "reason"]
+    (weight,) = [row for row in rows if row.startswith("classifier.weight ")]
+    assert "int8 -127..127 per channel 0" in weight
+    assert "matrix product" in weight
+    assert "weight of Gemm '/classifier/Gemm'" in weight
+    assert done.err == "defaults: --bits w8a8 --first-last int8\n"
+
+
+def test_explain_has_the_plan_that_a_build_stores(build, edgeq, digits):
+    words = ("--target", "jetson-orin", "--preset", "unit", "--json")
+    done = edgeq("explain", digits / "digits_bn.onnx", *words)
+    assert json.loads(done.out) == json.loads((build.folder / "plan.json").read_text())
+
+
+def test_explain_needs_no_statistics(edgeq, digits):
+    done = edgeq("explain", digits / "digits_folded.onnx", "--target", "cpu")
+    assert done.code == 0
+    assert len(done.out.splitlines()) > 20
+
+
+def test_a_folded_model_is_built_from_noise_where_the_user_accepts_it(
+    edgeq, digits, tiny, tmp_path
+):
+    words = ("--target", "cpu", "--recipe", "noise", *tiny, "--out", tmp_path / "out")
+    done = edgeq("build", digits / "digits_folded.onnx", *words)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "model.qdq.onnx").is_file()
+
+
+def test_the_set_of_synth_is_what_compare_takes(build, edgeq, digits, tiny, tmp_path):
+    model, out = digits / "digits_bn.onnx", tmp_path / "set"
+    made = edgeq("synth", model, "--preset", "unit", *tiny, "--out", out)
+    assert made.code == 0, made.err
+    assert made.out == f"sample set: {out / 'samples'}\n"
+    assert {path.name for path in out.iterdir()} == {"bn_table.json", "samples", "manifest.json"}
+
+    quantized = build.folder / "model.qdq.onnx"
+    done = edgeq("compare", model, quantized, "--samples", out / "samples", "--json")
+    result = json.loads(done.out)
+    assert result["samples"] == 16
+    (output,) = result["outputs"]
+    assert output["sqnr_db"] > 20
+    assert output["cosine"] > 0.99
+
+
+def test_synth_makes_the_samples_of_the_build_with_the_same_figures(
+    build, edgeq, digits, tiny, tmp_path
+):
+    done = edgeq(
+        "synth", digits / "digits_bn.onnx", "--preset", "unit", *tiny, "--out", tmp_path / "s"
+    )
+    assert done.code == 0, done.err
+    name = "samples/samples.npy"
+    assert (tmp_path / "s" / name).read_bytes() == (build.folder / name).read_bytes()
+
+
+def test_compare_of_a_model_with_itself_finds_no_difference(build, edgeq, digits):
+    model = digits / "digits_bn.onnx"
+    done = edgeq("compare", model, model, "--samples", build.folder / "samples")
+    assert "100.00 %" in done.out
+    assert done.out.splitlines()[-1].split()[-1] == "0"
+
+
+def test_compare_says_what_a_folder_without_samples_is(edgeq, digits, tmp_path):
+    model = digits / "digits_bn.onnx"
+    done = edgeq("compare", model, model, "--samples", tmp_path)
+    assert done.code == 3
+    assert "samples.json" in done.err
+    assert "\n  mend: " in done.err
+
+
+@pytest.mark.parametrize("name", ["cpu", "jetson-orin", "rtx-4090"])
+def test_targets_lists_each_card(edgeq, name):
+    rows = [line.split()[0] for line in edgeq("targets").out.splitlines()]
+    assert name in rows
+
+
+def test_recipes_lists_the_default_and_the_baseline(edgeq):
+    rows = [line.split()[0] for line in edgeq("recipes").out.splitlines()]
+    assert {"edgeq", "noise"} <= set(rows)
+
+
+def test_doctor_tells_what_is_there(edgeq):
+    done = edgeq("doctor")
+    assert done.code == 0
+    for word in ("torch", "onnxruntime", "tensorrt"):
+        assert word in done.out.lower()
