@@ -1,7 +1,7 @@
 """Reading a user's ONNX file: everything that can be wrong with it is found here, before anything is computed.
 
 Entry: `load_model`. The file is not trusted: whatever it holds, the outcome is a `LoadedModel` or one `EdgeqError`.
-The checks are in `structure` (names, operators), `storage` (sizes, external data) and `values` (NaN, variances).
+The checks are in `structure` (names, operators), `storage` (sizes, external data) and `values` (NaN, variances, sizes).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.files import digest_file
 from edgeq.graph.findings import require_none
+from edgeq.graph.inline_branches import inline_branches
+from edgeq.graph.inline_functions import inline_functions
 from edgeq.graph.storage import BYTES_MAX, check_sizes, load_external, plan_external
 from edgeq.graph.structure import check_structure
-from edgeq.graph.values import check_values
+from edgeq.graph.values import check_extents, check_values
 
 # What people pass in place of an ONNX file: offset, first bytes, what it is.
 _KNOWN_FORMATS = (
@@ -57,7 +59,8 @@ class LoadedModel:
     """A model that passed every check.
 
     Attributes:
-        model: as in the file, external data read into it; nothing added.
+        model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
+            every If of known condition by the branch that is taken; nothing else is added or changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
@@ -84,7 +87,11 @@ def load_model(path: Path) -> LoadedModel:
     check_sizes(model, path)
     refs = plan_external(model, path)
     load_external(refs, path)
-    inferred = _infer(model, path)
+    inlined = inline_functions(model, path)
+    if inlined is not model:
+        check_structure(inlined, path)
+    model, inferred = _inline_branches(inlined, path)
+    check_extents(inferred, path)
     check_values(model, path)
     files = sorted({ref.file for ref in refs})
     return LoadedModel(
@@ -192,6 +199,16 @@ def _infer(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             mend="export the model again, with another version of the exporter or another opset",
             path=path,
         ) from error
+
+
+def _inline_branches(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return `model` without If nodes of known condition, and a copy with inferred shapes."""
+    while True:
+        inferred = _infer(model, path)
+        inlined = inline_branches(inferred, model)
+        if inlined is model:
+            return model, inferred
+        model = inlined
 
 
 def _digest(data: bytes, files: list[Path]) -> str:

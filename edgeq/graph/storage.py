@@ -21,7 +21,8 @@ from edgeq.graph.view import node_id
 
 BYTES_MAX = 2**31 - 1  # a protobuf message can hold no more
 
-# Element types of opsets up to 20 that may be stored, and the bytes of one element (4-bit types come with opset 21).
+# Element types that may be stored, and the bytes of one element. Types of 8 bits and fewer that are no integers, and
+# packed ones, belong to quantized models.
 _ITEM_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.DOUBLE: 8,
@@ -130,7 +131,7 @@ def _size_fault(name: str, tensor: onnx.TensorProto) -> str | None:
         if is_external(tensor):
             return f"{what} holds text in another file"
     elif tensor.data_type not in _ITEM_BYTES:
-        return f"{what} is of a type that is not stored in these opsets"
+        return f"{what} is of a type that edgeq does not read"
     elif is_external(tensor):
         return None
     elif tensor.HasField("raw_data"):

@@ -5,6 +5,7 @@ Entry: `check_values`, for a model whose structure, storage and ONNX schema were
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from edgeq.graph.view import GraphView, node_id, to_array
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
+# A gigabyte in float32: the largest tensors of networks for edge devices have some 10 million elements.
+ELEMENTS_MAX = 2**28
+
 # Here an infinity is no damaged weight: an open bound, or what padding and masks are filled with.
 _MAY_READ_INFINITY = frozenset({"Clip", "Max", "Min", "Pad", "Where"})
 
@@ -32,6 +36,31 @@ def check_values(model: onnx.ModelProto, path: Path) -> None:
     """
     _check_variances(model, path)
     _check_finite(model, path)
+
+
+def check_extents(inferred: onnx.ModelProto, path: Path) -> None:
+    """Raise if a tensor that the model computes is too large to be computed; dynamic axes count as 1.
+
+    Args:
+        inferred: with inferred shapes.
+        path: the model's file.
+
+    Raises:
+        ModelError: with all such tensors.
+    """
+    view = GraphView(inferred)
+    sizes = {
+        name: math.prod(abs(size or 1) for size in view.shape(name) or ())
+        for node in view.nodes
+        for name in node.output
+    }
+    require_none(
+        [f"'{name}' ({size:.3g} elements)" for name, size in sizes.items() if size > ELEMENTS_MAX],
+        f"tensors of more than {ELEMENTS_MAX:.3g} elements",
+        why="the model would need more memory than an edge device or this machine has for one tensor",
+        mend="check the sizes in Expand, Tile, Pad, Resize and ConstantOfShape nodes; the file may be damaged",
+        path=path,
+    )
 
 
 def _check_variances(model: onnx.ModelProto, path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What known shapes decide: the values of Shape nodes and of the arithmetic on them, from ONNX's shape inference.
+
+Entry: `fold_shapes`. The inference propagates the values of shape tensors one axis at a time, so that a dynamic batch
+does not hide the other axes. It keeps them to itself, but tells them as the shape of a probe: a ConstantOfShape.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.version_converter
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgeq.graph.view import GraphView, unique_name
+
+Values = dict[str, NDArray[Any]]
+
+_LOG = logging.getLogger(__name__)
+_SHAPES = ("Shape", "Size")
+_IR = 8  # of the probes alone, so that an initializer needs no input
+_OPSET = 13  # below it, ONNX's inference propagates no values
+
+
+def fold_shapes(model: onnx.ModelProto) -> Values:
+    """Return the values of int64 scalars and vectors that follow from known shapes, and of such constants.
+
+    Args:
+        model: with inferred shapes; not changed.
+    """
+    view = GraphView(model)
+    nodes = _shape_nodes(view)
+    if not any(node.op_type in _SHAPES for node in nodes):
+        return {}
+    try:
+        return _propagate(view, nodes)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        _LOG.warning("shapes were not folded, so they are computed at every run: %s", error)
+        return {}
+
+
+def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` with shapes inferred for any batch size: the first axis of every input is dynamic.
+
+    What follows from the batch size of the file must not be written into a network that is trained with another one.
+    """
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    del freed.graph.value_info[:]
+    constant = {item.name for item in freed.graph.initializer}
+    for item in freed.graph.input:
+        if item.name not in constant and item.type.tensor_type.shape.dim:
+            item.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for item in freed.graph.output:
+        item.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(freed, data_prop=True)
+
+
+def _shape_nodes(view: GraphView) -> list[onnx.NodeProto]:
+    """Return the nodes that depend on shapes and constants alone, in running order."""
+    known = {"", *view.initializers}
+    found = []
+    for node in view.nodes:
+        has_graph = any(item.HasField("g") for item in node.attribute)
+        if node.op_type in _SHAPES or (known.issuperset(node.input) and not has_graph):
+            found.append(node)
+            known.update(node.output)
+    return found
+
+
+def _propagate(view: GraphView, nodes: list[onnx.NodeProto]) -> Values:
+    """Return what shape inference knows of the outputs of `nodes` that are int64 scalars and vectors."""
+    ranks = {
+        name: len(shape)
+        for node in nodes
+        for name in node.output
+        if view.element_type(name) == TensorProto.INT64
+        and (shape := view.shape(name)) is not None
+        and len(shape) <= 1
+    }
+    prefix = unique_name("probe", view.names())
+    probes = _cut_out(view, nodes)
+    axes = helper.make_tensor(f"{prefix}/axes", TensorProto.INT64, [1], [0])
+    probes.graph.initializer.append(axes)
+    for name, rank in ranks.items():
+        vector = name if rank else f"{prefix}/vector/{name}"
+        if not rank:
+            probes.graph.node.append(helper.make_node("Unsqueeze", [name, axes.name], [vector]))
+        probes.graph.node.append(
+            helper.make_node("ConstantOfShape", [vector], [f"{prefix}/{name}"])
+        )
+    inferred = GraphView(onnx.shape_inference.infer_shapes(probes, data_prop=True))
+    found: Values = {}
+    for name, rank in ranks.items():
+        shape = inferred.shape(f"{prefix}/{name}")
+        if shape is not None and None not in shape:
+            found[name] = np.array(shape if rank else shape[0], np.int64)
+    return found
+
+
+def _cut_out(view: GraphView, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """Return a model of `nodes`, with the activations that their Shape nodes read as its inputs."""
+    cut = onnx.ModelProto(ir_version=_IR, opset_import=view.model.opset_import)
+    cut.graph.CopyFrom(onnx.GraphProto(name="shapes", node=nodes))
+    made = {name for node in nodes for name in node.output}
+    for name in sorted({name for node in nodes for name in node.input} - made - {""}):
+        if name in view.initializers:
+            cut.graph.initializer.append(view.initializers[name])
+        else:
+            kind = view.element_type(name)
+            cut.graph.input.append(helper.make_tensor_value_info(name, kind, view.shape(name)))
+    return cut if view.opset >= _OPSET else onnx.version_converter.convert_version(cut, _OPSET)
