@@ -1,21 +1,27 @@
 """ONNX to torch.fx, one converter an operator. Importing the package fills the table of converters."""
 
 from edgeq.teacher import (
+    activations,
     convolutions,
     elementwise,
+    indexing,
     normalisation,
     pooling,
     reductions,
     reshaping,
+    resize,
     shapes,
 )
 
 __all__ = [
+    "activations",
     "convolutions",
     "elementwise",
+    "indexing",
     "normalisation",
     "pooling",
     "reductions",
     "reshaping",
+    "resize",
     "shapes",
 ]

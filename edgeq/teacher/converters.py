@@ -8,6 +8,7 @@ by the importer where a converter asks for them: `opset` and `num_outputs`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from edgeq.core.registry import Registry
 # Inputs that give sizes, axes or limits. A constant one is written into the call as a Python value, so that the loop
 # neither reads a tensor back from the device nor waits for it.
 Ints = tuple[int, ...] | Tensor
+Floats = tuple[float, ...] | Tensor
 Scalar = float | Tensor
 
 AutoPad = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
@@ -42,6 +44,7 @@ class Converter:
         positional: names of the inputs, in order; the last one repeats if `variadic`.
         required: number of inputs that must be there.
         keywords: every name that may be given as an attribute, to its type.
+        static: names of the inputs that must be constant, because the shape of the result depends on their values.
     """
 
     function: Callable[..., Any]
@@ -50,6 +53,7 @@ class Converter:
     required: int
     variadic: bool
     keywords: Mapping[str, Any] = field(hash=False)
+    static: tuple[str, ...] = ()
 
     def hint(self, index: int) -> Any:
         """Return the annotated type of input `index`."""
@@ -60,33 +64,39 @@ CONVERTERS: Registry[Converter] = Registry("operator")
 
 
 def converter(
-    *op_types: str, returns_tuple: bool = False, like: Callable[..., Any] | None = None
+    *op_types: str,
+    returns_tuple: bool = False,
+    static: tuple[str, ...] = (),
+    like: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
     """Return a decorator that files a function as the converter of `op_types`.
 
     Args:
         op_types: names of the default ONNX domain.
         returns_tuple: as in `Converter`.
+        static: as in `Converter`.
         like: whose signature holds, for torch's built-in functions, which have none.
     """
 
     def add(function: F) -> F:
-        CONVERTERS.register(*op_types)(_describe(function, like or function, returns_tuple))
+        CONVERTERS.register(*op_types)(
+            dataclasses.replace(
+                _describe(function, like or function), returns_tuple=returns_tuple, static=static
+            )
+        )
         return function
 
     return add
 
 
-def _describe(
-    function: Callable[..., Any], declared: Callable[..., Any], returns_tuple: bool
-) -> Converter:
+def _describe(function: Callable[..., Any], declared: Callable[..., Any]) -> Converter:
     parameters = inspect.signature(declared).parameters.values()
     inputs = [item for item in parameters if item.kind is not item.KEYWORD_ONLY]
     variadic = any(item.kind is item.VAR_POSITIONAL for item in inputs)
     hints = typing.get_type_hints(declared)
     return Converter(
         function=function,
-        returns_tuple=returns_tuple,
+        returns_tuple=False,
         positional=tuple(item.name for item in inputs),
         required=sum(item.default is item.empty for item in inputs),
         variadic=variadic,
@@ -103,6 +113,13 @@ def to_ints(value: Ints) -> tuple[int, ...]:
     """Return the integers of a shape-like input, [n] or a scalar."""
     if isinstance(value, Tensor):
         return tuple(int(item) for item in value.reshape(-1).tolist())
+    return tuple(value)
+
+
+def to_floats(value: Floats) -> tuple[float, ...]:
+    """Return the numbers of a list-like input, [n]."""
+    if isinstance(value, Tensor):
+        return tuple(float(item) for item in value.reshape(-1).tolist())
     return tuple(value)
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic, activations, comparisons, and the two matrix products. Broadcasting is numpy's, as in ONNX."""
+"""Arithmetic, comparisons, bits, activations without attributes, and products. Broadcasting is numpy's, as in ONNX."""
 
 from __future__ import annotations
 
@@ -14,26 +14,45 @@ from edgeq.teacher.converters import Scalar, binary, converter, unary
 
 _UNARY: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Cosh": torch.cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
     "HardSwish": F.hardswish,
+    "IsNaN": torch.isnan,
     "Log": torch.log,
     "Mish": F.mish,
     "Neg": torch.neg,
     "Not": torch.logical_not,
     "Reciprocal": torch.reciprocal,
     "Relu": F.relu,
+    "Round": torch.round,
     "Sigmoid": torch.sigmoid,
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sinh": torch.sinh,
     "Softplus": F.softplus,
+    "Softsign": F.softsign,
     "Sqrt": torch.sqrt,
+    "Tan": torch.tan,
     "Tanh": torch.tanh,
 }
 
 _BINARY: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
     "And": torch.logical_and,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
     "Equal": torch.eq,
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
@@ -43,6 +62,7 @@ _BINARY: dict[str, Callable[..., Tensor]] = {
     "Mul": torch.mul,
     "Or": torch.logical_or,
     "Sub": torch.sub,
+    "Xor": torch.logical_xor,
 }
 
 for _name, _function in _UNARY.items():
@@ -87,42 +107,31 @@ def total(*xs: Tensor) -> Tensor:
     return functools.reduce(torch.add, xs)
 
 
-@converter("Clip")
-def clip(x: Tensor, low: Scalar | None = None, high: Scalar | None = None) -> Tensor:
-    """Return x limited to low..high; `high` wins where the two cross."""
-    if low is None and high is None:
-        return x
-    return torch.clamp(x, low, high)  # type: ignore[arg-type]  # torch's stub knows no mixed pair
+@converter("Mean")
+def mean(*xs: Tensor) -> Tensor:
+    """Return the mean of all inputs, element by element."""
+    return functools.reduce(torch.add, xs) / len(xs)
 
 
-@converter("LeakyRelu")
-def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
-    """Return x where it is positive, else alpha x."""
-    return F.leaky_relu(x, alpha)
+@converter("BitShift")
+def bit_shift(a: Tensor, b: Tensor, *, direction: Literal["LEFT", "RIGHT"]) -> Tensor:
+    """Return the integers `a` with their bits moved by `b` places."""
+    shift = torch.bitwise_left_shift if direction == "LEFT" else torch.bitwise_right_shift
+    return shift(a, b)
 
 
-@converter("PRelu")
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """Return x where it is not negative, else slope x; `slope` broadcasts to `x`."""
-    return torch.where(x < 0, x * slope, x)
+@converter("IsInf")
+def is_infinite(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    """Return where x is an infinity of a sign that is asked for."""
+    found = torch.isinf(x)
+    found = found if detect_negative else found & (x > 0)
+    return found if detect_positive else found & (x < 0)
 
 
-@converter("Elu")
-def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Return x where it is positive, else alpha (exp(x) - 1)."""
-    return F.elu(x, alpha)
-
-
-@converter("HardSigmoid")
-def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    """Return alpha x + beta limited to 0..1."""
-    return torch.clamp(x * alpha + beta, 0.0, 1.0)
-
-
-@converter("Gelu")
-def gelu(x: Tensor, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
-    """Return x times the Gaussian distribution function of x."""
-    return F.gelu(x, approximate=approximate)
+@converter("Einsum")
+def einsum(*xs: Tensor, equation: str) -> Tensor:
+    """Return the sum of products that `equation` writes in Einstein's notation."""
+    return torch.einsum(equation, *xs)
 
 
 @converter("Gemm")

@@ -1,6 +1,7 @@
 """ONNX to `Teacher`: one fx node an ONNX node.
 
-Nodes whose inputs are all constant are computed once, here, and leave no fx node. Nothing is fused, reordered or
+What static shapes decide is folded by the onnx package (`edgeq.graph.fold_shapes`); other nodes whose inputs are all
+constant are computed once, here. Both leave no fx node. Nothing is fused, reordered or
 renamed; `edgeq.teacher.proof` shows that the result computes what ONNX Runtime computes.
 """
 
@@ -16,10 +17,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeq.core.errors import ModelError
+from edgeq.graph.fold_shapes import fold_shapes, free_batch
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
 from edgeq.teacher.converters import CONVERSION_FAULTS, CONVERTERS, Converter, accepts
 from edgeq.teacher.support import plain, require_supported
 from edgeq.teacher.teacher import Teacher
+
+# Names that a GraphModule has already.
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
 def import_teacher(model: onnx.ModelProto) -> Teacher:
@@ -44,17 +49,19 @@ class _Builder:
         self._view = view
         self._graph = fx.Graph()
         self._root = nn.Module()
-        self._taken = set(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+        self._taken = set(_RESERVED)
         self._nodes: dict[str, fx.Node] = {}
         self._values: dict[str, Tensor] = {}
         self._binding: dict[str, str] = {}
+        has_shapes = any(node.op_type in {"Shape", "Size"} for node in view.nodes)
+        self._folded = fold_shapes(free_batch(view.model)) if has_shapes else {}
 
     def build(self) -> Teacher:
         """Return the teacher."""
         for name in self._view.inputs:
             self._nodes[name] = self._graph.create_node("placeholder", _identifier(name), name=name)
         for node in self._view.nodes:
-            if node.op_type != "Constant":
+            if node.op_type != "Constant" and not self._folded.keys() >= set(node.output):
                 self._add(node)
         self._graph.output(tuple(self._node(name) for name in self._view.outputs))
         module = fx.GraphModule(self._root, self._graph, class_name="Teacher")
@@ -133,7 +140,8 @@ class _Builder:
         """Return the value of a constant tensor, or None for an activation."""
         name = self._view.constant_root(name) or name
         if name not in self._values:
-            array = self._view.constant(name)
+            array = self._folded.get(name)
+            array = self._view.constant(name) if array is None else array
             if array is None:
                 return None
             self._values[name] = _to_torch(array, name)
@@ -143,7 +151,9 @@ class _Builder:
         """Return what stands in the call for one input."""
         if not name:
             return None
-        if value is not None and accepts(hint, tuple[int, ...]):
+        if value is not None and any(
+            accepts(hint, kind) for kind in (tuple[int, ...], tuple[float, ...])
+        ):
             return tuple(value.reshape(-1).tolist())
         if value is not None and accepts(hint, float) and value.numel() == 1:
             return value.item()

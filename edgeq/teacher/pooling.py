@@ -102,3 +102,38 @@ def global_average_pool(x: Tensor) -> Tensor:
 def global_max_pool(x: Tensor) -> Tensor:
     """Return the maximum over all spatial axes, kept as axes of size 1."""
     return x.amax(dim=tuple(range(2, x.dim())), keepdim=True)
+
+
+@converter("LpPool")
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: tuple[int, ...],
+    auto_pad: AutoPad = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: tuple[int, ...] = (),
+    p: int = 2,
+    pads: tuple[int, ...] = (),
+    strides: tuple[int, ...] = (),
+) -> Tensor:
+    """Return the p-norm of every window of x [N, C, *S]."""
+    window = make_window(
+        x.shape[2:],
+        kernel_shape,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
+        auto_pad=auto_pad,
+    )
+    extra = window.ceil_extra(x.shape[2:]) if ceil_mode else ()
+    powers = F.pad(x.abs() ** p, window.flat_pads(extra))
+    total = _sum_windows(powers.flatten(0, 1).unsqueeze(1), window)
+    norm: Tensor = total.pow(1 / p)
+    return norm.reshape(*x.shape[:2], *total.shape[2:])
+
+
+@converter("GlobalLpPool")
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+    """Return the p-norm over all spatial axes, kept as axes of size 1."""
+    dims = tuple(range(2, x.dim()))
+    return torch.linalg.vector_norm(x, p, dim=dims, keepdim=True)  # type: ignore[no-any-return]

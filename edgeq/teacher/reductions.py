@@ -70,6 +70,47 @@ def reduce_l2(
     return torch.linalg.vector_norm(x, dim=dims, keepdim=bool(keepdims)) if dims else x.abs()
 
 
+@converter("ReduceL1")
+def reduce_l1(
+    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
+    """Return the sum of absolute values over `axes`."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.abs().sum(dims, keepdim=bool(keepdims), dtype=x.dtype) if dims else x.abs()
+
+
+@converter("ReduceSumSquare")
+def reduce_sum_square(
+    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
+    """Return the sum of squares over `axes`."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return (x * x).sum(dims, keepdim=bool(keepdims), dtype=x.dtype) if dims else x * x
+
+
+@converter("ReduceLogSum")
+def reduce_log_sum(
+    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
+    """Return the logarithm of the sum over `axes`."""
+    return reduce_sum(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes).log()
+
+
+@converter("ReduceLogSumExp")
+def reduce_log_sum_exp(
+    x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
+    """Return the logarithm of the sum of exponentials over `axes`."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.logsumexp(dims, keepdim=bool(keepdims)) if dims else x
+
+
+@converter("ArgMin")
+def arg_min(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+    """Return the index of the minimum along `axis`, int64; the first of equals, or the last."""
+    return arg_max(-x, axis=axis, keepdims=keepdims, select_last_index=select_last_index)
+
+
 @converter("ArgMax")
 def arg_max(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
     """Return the index of the maximum along `axis`, int64; the first of equals, or the last."""

@@ -90,6 +90,7 @@ def pad(
     constant_value: Scalar | None = None,
     axes: Ints | None = None,
     *,
+    value: float = 0.0,
     mode: Literal["constant", "reflect", "edge", "wrap"] = "constant",
 ) -> Tensor:
     """Return x with elements added (or, for negative `pads`, cut off) before and behind its axes.
@@ -99,6 +100,7 @@ def pad(
         pads: the counts before each of `axes`, then those behind.
         constant_value: of the new elements in mode "constant", by default 0.
         axes: by default all.
+        value: the same before opset 11.
         mode: where the other new elements come from.
     """
     amounts = to_ints(pads)
@@ -108,7 +110,7 @@ def pad(
         before[axis], behind[axis] = low, high
     if mode == "constant":
         flat = [item for pair in zip(before[::-1], behind[::-1], strict=True) for item in pair]
-        return F.pad(x, flat, value=0.0 if constant_value is None else float(constant_value))
+        return F.pad(x, flat, value=value if constant_value is None else float(constant_value))
     for axis, (low, high) in enumerate(zip(before, behind, strict=True)):
         if low or high:
             x = x.index_select(axis, _source_index(x, axis, low, high, mode))
@@ -140,11 +142,23 @@ def tile(x: Tensor, repeats: Ints) -> Tensor:
     return x.repeat(to_ints(repeats))
 
 
-@converter("Gather")
-def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    """Return the entries of `axis` at `indices` (any shape; it replaces the axis); negative ones count back."""
-    axis = axis % x.dim()
-    flat = indices.reshape(-1)
-    flat = torch.where(flat < 0, flat + x.shape[axis], flat)
-    found = x.index_select(axis, flat)
-    return found.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+@converter("DepthToSpace")
+def depth_to_space(x: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Tensor:
+    """Return x [N, C b b, H, W] as [N, C, H b, W b]; `mode` tells whether the block or C changes first along axis 1."""
+    n, depth, height, width = x.shape
+    channels = depth // blocksize**2
+    if mode == "CRD":
+        y = x.reshape(n, channels, blocksize, blocksize, height, width).permute(0, 1, 4, 2, 5, 3)
+    else:
+        y = x.reshape(n, blocksize, blocksize, channels, height, width).permute(0, 3, 4, 1, 5, 2)
+    return y.reshape(n, channels, height * blocksize, width * blocksize)
+
+
+@converter("SpaceToDepth")
+def space_to_depth(x: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Tensor:
+    """Return x [N, C, H b, W b] as [N, C b b, H, W]; the reverse of `depth_to_space`."""
+    n, channels, height, width = x.shape
+    rows, columns = height // blocksize, width // blocksize
+    y = x.reshape(n, channels, rows, blocksize, columns, blocksize)
+    y = y.permute(0, 1, 3, 5, 2, 4) if mode == "CRD" else y.permute(0, 3, 5, 1, 2, 4)
+    return y.reshape(n, channels * blocksize**2, rows, columns)
