@@ -113,7 +113,7 @@ def test_what_is_no_state_dict_is_refused_with_the_way_to_save_one(saved, conten
 
 def test_a_scripted_module_is_refused(tmp_path) -> None:
     path = tmp_path / "scripted.pt"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_state_dict(path)
