@@ -10,8 +10,9 @@ Every deviation is divided by s, so that a layer of small variance counts as muc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,34 @@ class Moments:
     sample_var: Tensor | None
 
 
+class _SampleMoments(torch.autograd.Function):
+    """Mean and biased variance of each sample's channels: [N, C, *positions] to two [N, C].
+
+    torch.var_mean gives the same; its CPU kernel takes about fifty times as long, and its backward pass four passes
+    over the large tensor where one is enough: with n positions, d/dx = g_mean / n + 2 g_var (x - mean) / n.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
+        axes = tuple(range(2, a.ndim))
+        count = a[0, 0].numel()
+        mean = a.sum(axes) / count
+        power = torch.linalg.vector_norm(a, dim=axes).square() / count
+        ctx.save_for_backward(a, mean)
+        return mean, (power - mean.square()).clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        by_mean, by_var = grads
+        a, mean = ctx.saved_tensors
+        count = a[0, 0].numel()
+        slope = 2 * by_var / count
+        shape = (*mean.shape, *[1] * (a.ndim - 2))
+        offset = by_mean / count - slope * mean
+        grad: Tensor = a.mul(slope.view(shape)).add_(offset.view(shape))
+        return grad
+
+
 def measure(a: Tensor) -> Moments:
     """Return the moments of `a` [N, C, *positions].
 
@@ -73,7 +102,8 @@ def measure(a: Tensor) -> Moments:
     if a.ndim == 2:
         var, mean = torch.var_mean(a, 0, correction=0)
         return Moments(mean=mean, var=var, sample_mean=None, sample_var=None)
-    sample_var, sample_mean = torch.var_mean(a, tuple(range(2, a.ndim)), correction=0)
+    apply: Callable[..., tuple[Tensor, Tensor]] = _SampleMoments.apply
+    sample_mean, sample_var = apply(a)
     between, mean = torch.var_mean(sample_mean, 0, correction=0)
     return Moments(
         mean=mean,
