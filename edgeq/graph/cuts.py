@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from edgeq.graph.view import GraphView
 
+# These read a tensor's shape and none of its data.
+_SHAPE_READERS = {"Shape", "Size"}
+
 
 def cut_tensors(view: GraphView) -> tuple[str, ...]:
     """Return the activation tensors that alone carry the data at some point of the running order.
@@ -14,15 +17,15 @@ def cut_tensors(view: GraphView) -> tuple[str, ...]:
     """
     last_use: dict[str, int] = {}
     for position, node in enumerate(view.nodes):
-        for name in node.input:
-            last_use[name] = position
+        if node.op_type not in _SHAPE_READERS:
+            last_use.update(dict.fromkeys(node.input, position))
     for name in view.outputs:
         last_use[name] = len(view.nodes)
     live = {name for name in view.inputs if name in last_use}
     cuts: list[str] = []
     data = set(live)
     for position, node in enumerate(view.nodes):
-        carries = node.op_type not in {"Shape", "Size"} and any(name in data for name in node.input)
+        carries = node.op_type not in _SHAPE_READERS and any(name in data for name in node.input)
         for name in node.output:
             if name in last_use and carries:
                 data.add(name)
