@@ -53,6 +53,37 @@ def test_the_samples_moments_are_torchs_over_the_positions():
     torch.testing.assert_close(found.sample_var, a.var((2, 3), correction=0))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_gradients_of_the_moments_are_torchs(shape):
+    a = randn(*shape).double().requires_grad_(True)
+    axes = [axis for axis in range(a.ndim) if axis != 1]
+    weights = randn(2, shape[1], seed=1).double()
+    found = measure(a)
+    torch.autograd.backward((found.mean * weights[0] + found.var * weights[1]).sum())
+    b = a.detach().clone().requires_grad_(True)
+    var, mean = torch.var_mean(b, axes, correction=0)
+    torch.autograd.backward((mean * weights[0] + var * weights[1]).sum())
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_the_gradients_of_the_samples_moments_are_torchs():
+    a = randn(6, 3, 4, 5).double().requires_grad_(True)
+    weights = randn(2, 6, 3, seed=1).double()
+    found = measure(a)
+    torch.autograd.backward((found.sample_mean * weights[0] + found.sample_var * weights[1]).sum())
+    b = a.detach().clone().requires_grad_(True)
+    var, mean = torch.var_mean(b, (2, 3), correction=0)
+    torch.autograd.backward((mean * weights[0] + var * weights[1]).sum())
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_variance_that_is_small_beside_the_mean_is_still_found():
+    """Activations in front of a BatchNormalization may sit twenty standard deviations from zero."""
+    a = randn(8, 3, 16, 16) + 20
+    exact = a.double().var((0, 2, 3), correction=0).float()
+    torch.testing.assert_close(measure(a).var, exact, rtol=1e-3, atol=0)
+
+
 def test_without_positions_a_sample_has_no_moments():
     found = measure(randn(6, 3))
     assert found.sample_mean is None
