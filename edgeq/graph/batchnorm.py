@@ -101,9 +101,10 @@ def _examine_all(model: onnx.ModelProto) -> tuple[list[FoldJob], list[str]]:
     """Return what can be folded now, and a sentence for each node that cannot."""
     view = GraphView(model)
     read = names_read_inside(model.graph) | set(view.outputs)
+    ranks = _Ranks(model)
     jobs, findings = [], []
     for node in _inference_nodes(view):
-        found = _examine(view, read, node)
+        found = _examine(view, read, ranks, node)
         if isinstance(found, FoldJob):
             jobs.append(found)
         else:
@@ -111,7 +112,7 @@ def _examine_all(model: onnx.ModelProto) -> tuple[list[FoldJob], list[str]]:
     return jobs, findings
 
 
-def _examine(view: GraphView, read: set[str], node: onnx.NodeProto) -> FoldJob | str:
+def _examine(view: GraphView, read: set[str], ranks: _Ranks, node: onnx.NodeProto) -> FoldJob | str:
     """Return the job, or the reason why there is none; `read`: names that others than main-graph nodes read."""
     parameters = read_parameters(view, node)
     if parameters is None:
@@ -130,15 +131,25 @@ def _examine(view: GraphView, read: set[str], node: onnx.NodeProto) -> FoldJob |
         return f"weight or bias of {layer.op_type} '{tensor}' is computed, not constant"
     if layer.op_type == "Gemm" and bias is not None and math.prod(bias.shape[:-1]) != 1:
         return f"the bias of Gemm '{tensor}' differs from row to row"
-    if layer.op_type == "MatMul" and (weight.ndim != 2 or _rank(view, tensor) != 2):
+    if layer.op_type == "MatMul" and (weight.ndim != 2 or ranks.of(tensor) != 2):
         return f"MatMul '{tensor}' is not known to be two-dimensional"
     return FoldJob(node=node, layer=layer, parameters=parameters, weight=weight, bias=bias)
 
 
-def _rank(view: GraphView, tensor: str) -> int | None:
-    inferred = GraphView(onnx.shape_inference.infer_shapes(view.model, data_prop=True))
-    shape = inferred.shape(tensor)
-    return None if shape is None else len(shape)
+class _Ranks:
+    """The ranks of a model's tensors; shapes are inferred once, and only if a rank is asked for."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._view: GraphView | None = None
+
+    def of(self, tensor: str) -> int | None:
+        """Return the rank of `tensor`, None if it is unknown."""
+        if self._view is None:
+            inferred = onnx.shape_inference.infer_shapes(self._model, data_prop=True)
+            self._view = GraphView(inferred)
+        shape = self._view.shape(tensor)
+        return None if shape is None else len(shape)
 
 
 def _fold_round(model: onnx.ModelProto) -> list[str]:

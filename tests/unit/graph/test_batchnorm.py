@@ -516,3 +516,29 @@ def test_a_network_of_pytorch_folds_but_for_its_preactivation() -> None:
     result = fold(model)
     assert kinds(result.model).count("BatchNormalization") == 1
     assert len(result.findings) == 1
+
+
+def test_shapes_are_inferred_once_and_not_once_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, constants = [], []
+    for index in range(5):
+        weight = floats(f"w{index}", 4, 4)
+        nodes.append(helper.make_node("MatMul", [f"t{index}", weight.name], [f"m{index}"]))
+        node, own = bn(f"m{index}", f"t{index + 1}", 4)
+        nodes.append(node)
+        constants += [weight, *own]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("t0", "t5")
+    )
+    graph = helper.make_graph(nodes, "net", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    count = 0
+    infer = onnx.shape_inference.infer_shapes
+
+    def counted(*arguments: object, **keywords: object) -> onnx.ModelProto:
+        nonlocal count
+        count += 1
+        return infer(*arguments, **keywords)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
+    assert kinds(fold_batchnorm(model).model) == ["Gemm"] * 5
+    assert count == 2  # a look at what can be folded, and the round that folds it
