@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgeq.core.errors import ModelError
 from edgeq.graph.fold_shapes import Values, fold_shapes
 from edgeq.graph.structure import subgraphs, walk_graphs
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
@@ -31,12 +32,15 @@ _ELEMENTS_MAX = 64
 def inline_branches(inferred: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` with the taken branch in place of every If of known condition; the same object if there is none.
 
-    A branch's outputs take the names of the If's outputs; its other tensors keep theirs unless they are taken. Branches
+    A branch's outputs take the names of the If's outputs; its other tensors are called `<If's output>/<name>`. Branches
     inside a branch come up in the next call, after shapes were inferred again.
 
     Args:
         inferred: `model` with inferred shapes.
         model: not changed.
+
+    Raises:
+        ModelError: if the branch does not give what the If gives.
     """
     view = GraphView(inferred)
     if not any(node.op_type == "If" for node in view.nodes):
@@ -73,7 +77,13 @@ def _taken_branches(view: GraphView) -> dict[str, onnx.GraphProto]:
         value = _evaluate(view, node.input[0], known)
         if value is not None and value.size == 1:
             branch = attribute(node, "then_branch" if value.item() else "else_branch")
-            assert isinstance(branch, onnx.GraphProto)  # the checker has seen it
+            if not isinstance(branch, onnx.GraphProto) or len(branch.output) != len(node.output):
+                raise ModelError(
+                    "an If whose branch gives another number of outputs",
+                    why="ONNX demands that both branches give what the node gives",
+                    mend="export the model again",
+                    node=node_id(node),
+                )
             found[node_id(node)] = branch
     return found
 
@@ -132,11 +142,11 @@ def _splice(
     graph: onnx.GraphProto, node: onnx.NodeProto, branch: onnx.GraphProto, used: set[str]
 ) -> None:
     """Append the nodes and initializers of `branch` to `graph`, its outputs under the names that `node` gave them."""
-    made = {name for inner in branch.node for name in inner.output if name}
+    made = dict.fromkeys(name for inner in branch.node for name in inner.output if name)
     names: dict[str, str] = {}
     passed = []
     for inner, outer in zip(branch.output, node.output, strict=True):
-        if inner.name in made and inner.name not in names:
+        if inner.name in made:
             names[inner.name] = outer
         else:
             passed.append((inner.name, outer))
