@@ -118,6 +118,17 @@ def test_the_loop_is_the_same_for_every_layout(make_problem, make_spec):
     np.testing.assert_allclose(first, last.transpose(0, 3, 1, 2), atol=1e-3)
 
 
+def test_what_is_no_picture_is_neither_mirrored_nor_shifted(problem, make_spec):
+    vector = dataclasses.replace(problem.input, layout=Layout.OTHER)
+    other = dataclasses.replace(problem, input=vector)
+    still, moved = (
+        synthesize(other, make_spec(shift=shift), seed=0).samples.tobytes() for shift in (0, 3)
+    )
+    assert still == moved
+    pictures = [synthesize(problem, make_spec(shift=shift), seed=0).samples for shift in (0, 3)]
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+
+
 def test_the_label_term_makes_the_teacher_see_the_class(problem, make_spec):
     spec = make_spec(
         samples=10,

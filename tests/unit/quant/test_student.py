@@ -71,6 +71,25 @@ def test_another_reader_of_a_quantized_tensor_sees_the_float_tensor(student):
     assert nodes["cut"].args[0] is nodes["r0"]
 
 
+def test_two_inputs_are_both_quantized(make_case):
+    text = """g (float[N,3,8,8] x, float[N,3,8,8] z) => (float[N,4,8,8] y) <float[4,3,1,1] w, float[4,3,1,1] v>
+    { a = Conv(x, w) b = Conv(z, v) y = Add(a, b) }"""
+    case = make_case("w8a8", text=text, inputs=())
+    scales = {
+        item.tensor: torch.full((4,) if item.role is Role.WEIGHT else (), 0.01)
+        for item in case.plan.quantized()
+    }
+    assert {"x", "z", "w", "v"} <= set(scales)
+    student = Student(case.teacher, case.plan, scales)
+    with torch.no_grad():
+        found = student.teacher.module(case.x, case.x / 2)[0]
+        wanted = case.teacher.module(case.x, case.x / 2)[0]
+    assert float((found - wanted).abs().max()) > 0
+    nodes = onnx_nodes(student)
+    for layer, tensor in (("a", "x"), ("b", "z")):
+        assert quantizer_of(student, nodes[layer].args[0]) is student.quantizers[tensor]
+
+
 def test_an_output_that_is_quantized_for_a_reader_leaves_in_float(make_case):
     text = """g (float[N,3,8,8] x) => (float[N,4,8,8] r, float[N,4,8,8] d)
     <float[4,3,1,1] w, float[4,4,1,1] v> { c = Conv(x, w) r = Relu(c) d = Conv(r, v) }"""

@@ -245,6 +245,17 @@ def test_channels_last_pictures_are_trained_on_like_channels_first_ones(
         assert first["loss"] == pytest.approx(last["loss"], rel=1e-3)
 
 
+def test_what_is_no_picture_is_not_augmented(problem, make_spec):
+    other = dataclasses.replace(
+        problem, input=dataclasses.replace(problem.input, layout=Layout.OTHER)
+    )
+    calm = make_spec(flip=False, shift=0, mix=0.0)
+    first, second = (
+        bytes_of(train_student(other, spec, seed=0)[0].values()) for spec in (make_spec(), calm)
+    )
+    assert first == second
+
+
 def test_a_loss_that_is_no_longer_finite_is_told(problem, make_spec):
     with pytest.raises(BuildError, match="no longer finite") as caught:
         train_student(problem, make_spec(features=float("inf")), seed=0)
