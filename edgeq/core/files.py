@@ -45,10 +45,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
-    if error.errno in _NO_ROOM:
+    # numpy tells of a write that came out short without an errno.
+    if error.errno is None or error.errno in _NO_ROOM:
         return InputError(
             f"no room to write {path.name}",
-            why=f"the file system or the quota is full ({error.strerror}); finished stages are kept",
+            why=f"the file system or the quota is full ({error.strerror or error}); finished stages are kept",
             mend="free some space and run the same command again, or choose another folder with --out",
             path=path,
         )

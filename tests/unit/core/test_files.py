@@ -81,6 +81,16 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_short_write_which_numpy_reports_without_an_errno_is_a_full_disk(tmp_path):
+    def write() -> None:
+        with atomic_write(tmp_path / "file.npy"):
+            raise OSError("16384 requested and 4096 written")
+
+    with pytest.raises(InputError, match="no room to write") as caught:
+        write()
+    assert "16384 requested and 4096 written" in caught.value.why
+
+
 def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match=r"cannot write file\.bin") as caught:
