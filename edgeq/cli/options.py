@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -164,7 +164,12 @@ def read_numbers(option: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = (math.nan,)
     if not all(math.isfinite(number) for number in numbers):
-        raise _unread(option, text, "it takes finite numbers with commas between", "0.48,0.45,0.40")
+        raise _unread(
+            option,
+            text,
+            "it takes finite numbers with commas between",
+            f"for instance {option} 0.48,0.45,0.40",
+        )
     return numbers
 
 
@@ -172,7 +177,12 @@ def read_bounds(text: str) -> tuple[float, ...]:
     """Return (low, high), or nothing for an empty text."""
     numbers = read_numbers("--bounds", text)
     if len(numbers) not in (0, 2):
-        raise _unread("--bounds", text, "the legal box has a lower and an upper bound", "0,1")
+        raise _unread(
+            "--bounds",
+            text,
+            "the legal box has a lower and an upper bound",
+            "for instance --bounds 0,1",
+        )
     return numbers
 
 
@@ -187,11 +197,14 @@ def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
             shape = ()
         if not name or not shape or min(shape) <= 0:
             raise _unread(
-                "--shape", text, "a shape is NAME:SIZExSIZE..., all > 0", "input:1x3x224x224"
+                "--shape",
+                text,
+                "a shape is NAME:SIZExSIZE..., all > 0",
+                "for instance --shape input:1x3x224x224",
             )
         if name in shapes:
             raise _unread(
-                "--shape", text, f"input '{name}' already has a shape", "one for each input"
+                "--shape", text, f"input '{name}' already has a shape", "one --shape for each input"
             )
         shapes[name] = shape
     return shapes
@@ -203,16 +216,18 @@ def read_settings(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
-            raise _unread("--set", text, "a setting is KEY=VALUE", "training.steps=500")
+            raise _unread(
+                "--set", text, "a setting is KEY=VALUE", "for instance --set training.steps=500"
+            )
         if key in settings:
             raise _unread("--set", text, f"'{key}' is set twice", "one --set for each key")
         settings[key] = value
     return settings
 
 
-def _unread(option: str, text: str, why: str, example: Any) -> InputError:
+def _unread(option: str, text: str, why: str, instead: str) -> InputError:
     return InputError(
         f"{option} '{text}' is not understood",
         why=why,
-        mend=f"pass for instance {option} {example}",
+        mend=f"pass {instead}",
     )

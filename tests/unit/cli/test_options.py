@@ -20,7 +20,8 @@ def test_shapes_are_read_from_the_last_colon_on() -> None:
 def test_a_shape_that_cannot_be_meant_is_refused(texts: list[str]) -> None:
     with pytest.raises(InputError, match="--shape") as raised:
         options.read_shapes(texts)
-    assert "pass for instance --shape" in raised.value.mend
+    assert raised.value.mend.startswith("pass ")
+    assert "--shape" in raised.value.mend
 
 
 def test_numbers_are_separated_by_commas() -> None:
