@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import calib.synthesize
 from calib.statistics import batch_term, measure, targets_from_table
 from calib.synthesize import (
     channels_first_filter,
@@ -116,6 +117,23 @@ def test_the_loop_is_the_same_for_every_layout(make_problem, make_spec):
         for layout in (Layout.NCHW, Layout.NHWC)
     )
     np.testing.assert_allclose(first, last.transpose(0, 3, 1, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
+def test_the_teacher_sees_the_pictures_and_their_mirror_images(
+    make_problem, make_spec, monkeypatch, layout
+):
+    seen = []
+    monkeypatch.setattr(
+        calib.synthesize, "random_shift", lambda x, *_, **__: seen.append(x.detach()) or x
+    )
+    spec = make_spec(samples=4, iterations=30, learning_rate=1e-12, lowpass=0.0)
+    synthesize(make_problem(layout), spec, seed=0)
+    columns = 2 if layout is Layout.NHWC else 3
+    mirrored = [not torch.equal(x, seen[0]) for x in seen]
+    assert 5 <= sum(mirrored) <= 25
+    for x, is_mirrored in zip(seen, mirrored, strict=True):
+        torch.testing.assert_close(x, seen[0].flip(columns) if is_mirrored else seen[0])
 
 
 def test_what_is_no_picture_is_neither_mirrored_nor_shifted(problem, make_spec):

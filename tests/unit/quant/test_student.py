@@ -71,6 +71,17 @@ def test_another_reader_of_a_quantized_tensor_sees_the_float_tensor(student):
     assert nodes["cut"].args[0] is nodes["r0"]
 
 
+def test_two_layers_that_read_one_tensor_read_the_same_quantized_one(make_case):
+    text = """g (float[N,3,8,8] x) => (float[N,4,8,8] y)
+    <float[4,3,1,1] w, float[4,4,1,1] u, float[4,4,1,1] v>
+    { c = Conv(x, w) r = Relu(c) a = Conv(r, u) b = Conv(r, v) y = Mul(a, b) }"""
+    case = make_case("w4a4", text=text)
+    assert len(next(item for item in case.plan.decisions if item.tensor == "r").sites) == 2
+    nodes = onnx_nodes(case.student())
+    assert nodes["a"].args[0] is nodes["b"].args[0]
+    assert nodes["a"].args[0].op == "call_module"
+
+
 def test_two_inputs_are_both_quantized(make_case):
     text = """g (float[N,3,8,8] x, float[N,3,8,8] z) => (float[N,4,8,8] y) <float[4,3,1,1] w, float[4,3,1,1] v>
     { a = Conv(x, w) b = Conv(z, v) y = Add(a, b) }"""
