@@ -6,6 +6,7 @@ Entry: `prepare`: reads, imports, proves, folds and plans; whatever speaks again
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress.advance()
     teacher = import_teacher(loaded.inferred)
     outputs = _run_once(teacher, report.spec)
+    recipe, fitted = _fit_batches(recipe, teacher, report.spec)
     if options.eval_path is not None:
         _require_pictures(options.eval_path, report.spec, outputs)
     placed = place(options, card, loaded, report.spec)
@@ -167,7 +169,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         blocks=blocks,
         last_map=last_map,
         classes=_count_classes(outputs[teacher.outputs[0]]),
-        findings=(*statistics.findings, *placed.findings),
+        findings=(*statistics.findings, *placed.findings, *fitted),
     )
 
 
@@ -234,6 +236,27 @@ def _run_once(teacher: Teacher, spec: InputSpec) -> dict[str, NDArray[Any]]:
     zeros = np.zeros((spec.batch or 1, *spec.shape), np.float32)
     outputs = run_module(teacher.module, {spec.name: zeros})
     return dict(zip(teacher.outputs, map(to_array, outputs), strict=True))
+
+
+def _fit_batches(
+    recipe: Recipe, teacher: Teacher, spec: InputSpec
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe with batches that fit into memory, and what was changed in words."""
+    import torch
+
+    from edgeq.teacher.memory import fitting_batch
+
+    sample = torch.zeros(spec.batch or 1, *spec.shape)
+    wished = {"synthesis": recipe.synthesis.batch, "training": recipe.training.batch}
+    fitting = {name: fitting_batch(teacher, sample, batch) for name, batch in wished.items()}
+    findings = tuple(
+        f"{name}: batches of {fitting[name]} instead of {batch}, so that the activations fit into memory"
+        for name, batch in wished.items()
+        if fitting[name] != batch
+    )
+    synthesis = dataclasses.replace(recipe.synthesis, batch=fitting["synthesis"])
+    training = dataclasses.replace(recipe.training, batch=fitting["training"])
+    return dataclasses.replace(recipe, synthesis=synthesis, training=training), findings
 
 
 def _require_pictures(path: Path, spec: InputSpec, outputs: dict[str, NDArray[Any]]) -> None:
