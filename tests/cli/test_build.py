@@ -149,6 +149,21 @@ def test_an_old_opset_is_raised_and_the_user_is_told(edgeq, parse_graph, tiny, t
     assert read(tmp_path / "out" / "results.json")["findings"] == [note]
 
 
+def test_weights_beside_the_model_give_the_same_result_as_weights_inside(
+    edgeq, digits, tiny, tmp_path
+):
+    model = onnx.load(digits / "digits_bn.onnx")
+    results = []
+    for name, external in (("inside", False), ("beside", True)):
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path, save_as_external_data=external, location="weights.bin")
+        words = (*NOISE, "--target", "cpu", *tiny, "--out", tmp_path / name)
+        assert edgeq("build", path, *words).code == 0
+        results.append((tmp_path / name / "model.qdq.onnx").read_bytes())
+    assert (tmp_path / "weights.bin").stat().st_size > 10_000
+    assert results[0] == results[1]
+
+
 def test_a_fixed_batch_stays_fixed(edgeq, digits, tiny, tmp_path):
     model = onnx.load(digits / "digits_bn.onnx")
     for item in (*model.graph.input, *model.graph.output):
