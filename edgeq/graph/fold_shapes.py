@@ -32,7 +32,7 @@ def fold_shapes(model: onnx.ModelProto) -> Values:
         model: with inferred shapes; not changed.
     """
     view = GraphView(model)
-    nodes = _shape_nodes(view)
+    nodes = shape_nodes(view)
     if not any(node.op_type in _SHAPES for node in nodes):
         return {}
     try:
@@ -59,7 +59,7 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(freed, data_prop=True)
 
 
-def _shape_nodes(view: GraphView) -> list[onnx.NodeProto]:
+def shape_nodes(view: GraphView) -> list[onnx.NodeProto]:
     """Return the nodes that depend on shapes and constants alone, in running order."""
     known = {"", *view.initializers}
     found = []

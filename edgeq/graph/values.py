@@ -25,7 +25,9 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 ELEMENTS_MAX = 2**28
 
 # Here an infinity is no damaged weight: an open bound, or what padding and masks are filled with.
-_MAY_READ_INFINITY = frozenset({"Clip", "Max", "Min", "Pad", "Where"})
+_MAY_READ_INFINITY = frozenset({"Attention", "Clip", "Max", "Min", "Pad", "Where"})
+# An attention mask is -inf where nothing may be seen, and is added to the scores.
+_MAY_READ_MINUS_INFINITY = _MAY_READ_INFINITY | {"Add"}
 
 
 def check_values(model: onnx.ModelProto, path: Path) -> None:
@@ -106,7 +108,9 @@ def _check_finite(model: onnx.ModelProto, path: Path) -> None:
         nans = int(np.sum(np.isnan(values)))
         infinities = int(np.sum(np.isinf(values)))
         read_by = readers.get(name, set())
-        if nans or not read_by or not read_by <= _MAY_READ_INFINITY:
+        is_mask = not np.any(values == np.inf)
+        allowed = _MAY_READ_MINUS_INFINITY if is_mask else _MAY_READ_INFINITY
+        if nans or not read_by or not read_by <= allowed:
             faults.append(f"'{name}' ({nans} NaN, {infinities} infinite, of {values.size})")
     require_none(
         faults,

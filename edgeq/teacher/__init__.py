@@ -2,6 +2,7 @@
 
 from edgeq.teacher import (
     activations,
+    attention,
     convolutions,
     elementwise,
     indexing,
@@ -15,6 +16,7 @@ from edgeq.teacher import (
 
 __all__ = [
     "activations",
+    "attention",
     "convolutions",
     "elementwise",
     "indexing",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_shapes import fold_shapes, free_batch
+from edgeq.graph.fold_shapes import fold_shapes, free_batch, shape_nodes
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
 from edgeq.teacher.converters import CONVERSION_FAULTS, CONVERTERS, Converter, accepts
 from edgeq.teacher.support import plain, require_supported
@@ -64,6 +64,8 @@ class _Builder:
             if node.op_type != "Constant" and not self._folded.keys() >= set(node.output):
                 self._add(node)
         self._graph.output(tuple(self._node(name) for name in self._view.outputs))
+        if self._folded:
+            self._drop_unread_shapes()
         module = fx.GraphModule(self._root, self._graph, class_name="Teacher")
         return Teacher(
             module=module.eval().requires_grad_(False),
@@ -72,6 +74,15 @@ class _Builder:
             inputs=tuple(self._view.inputs),
             outputs=tuple(self._view.outputs),
         )
+
+    def _drop_unread_shapes(self) -> None:
+        """Remove the shape arithmetic that folding left without a reader."""
+        arithmetic = {name for node in shape_nodes(self._view) for name in node.output}
+        for node in reversed(self._graph.nodes):
+            name = node.meta.get("tensor")
+            if name in arithmetic and not node.users:
+                self._nodes.pop(name, None)
+                self._graph.erase_node(node)
 
     def _add(self, node: onnx.NodeProto) -> None:
         entry = CONVERTERS.get(node.op_type)

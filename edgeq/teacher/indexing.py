@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgeq.teacher.converters import TORCH_TYPES, ElementType, Ints, converter, to_ints
@@ -76,6 +77,20 @@ def _scatter(x: Tensor, axis: int, index: Tensor, updates: Tensor, reduction: Re
     if reduction == "none":
         return x.scatter(axis, index, updates)
     return x.scatter_reduce(axis, index, updates, _TORCH_REDUCTIONS[reduction])
+
+
+@converter("GridSample")
+def grid_sample(
+    x: Tensor,
+    grid: Tensor,
+    *,
+    align_corners: int = 0,
+    mode: Literal["linear", "bilinear", "nearest", "cubic", "bicubic"] = "linear",
+    padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
+) -> Tensor:
+    """Return x [N, C, *S] read at the places in `grid` [N, *T, axes], which are -1..1 across x."""
+    torch_mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    return F.grid_sample(x, grid, torch_mode, padding_mode, bool(align_corners))
 
 
 @converter("TopK", returns_tuple=True)

@@ -161,6 +161,23 @@ def test_an_infinite_bound_of_clip_is_no_fault(tmp_path: Path) -> None:
     load_model(save(model, tmp_path))
 
 
+@pytest.mark.parametrize(("value", "is_fault"), [(-np.inf, False), (np.inf, True), (np.nan, True)])
+def test_minus_infinity_that_is_added_is_a_mask_and_no_fault(
+    tmp_path: Path, value: float, is_fault: bool
+) -> None:
+    model = make_model()
+    mask = np.array([0, value, 0, 0, 0], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+    model.graph.node.append(helper.make_node("Add", ["y", "mask"], ["z"]))
+    model.graph.output[0].name = "z"
+    path = save(model, tmp_path)
+    if not is_fault:
+        load_model(path)
+        return
+    with pytest.raises(ModelError, match="'mask'"):
+        load_model(path)
+
+
 # The path
 
 
