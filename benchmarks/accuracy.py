@@ -116,7 +116,7 @@ class Bench:
             "wall_s": round(wall_s, 1),
             "synthesis_s": round(samples_s, 1),
             "load": round(os.getloadavg()[0], 1),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
             "versions": f"edgeq {edgeq.__version__}, torch {torch.__version__}, "
             f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, onnx {onnx.__version__}",
         }
