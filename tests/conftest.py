@@ -1,10 +1,18 @@
-"""What tests of several rooms use: graphs in ONNX's text form."""
+"""What tests of several rooms use: graphs in ONNX's text form, and the networks of tests/nets as the package `nets`."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+# Networks of tests are tiny: two OpenMP threads wait for each other longer than one computes. Read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import onnx
@@ -14,7 +22,15 @@ from onnx import numpy_helper
 
 ParseGraph = Callable[..., onnx.ModelProto]
 
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests, and its own modules, import `nets`
+
 _HEADER = '<ir_version: 8, opset_import: ["" : {opset}]>\n'
+
+
+@pytest.fixture(scope="session")
+def zoo() -> ModuleType:
+    """The module tests/nets/zoo.py."""
+    return importlib.import_module("nets.zoo")
 
 
 @pytest.fixture(scope="session")

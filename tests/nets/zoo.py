@@ -7,23 +7,16 @@ Every network is seeded, so that a test sees the same file each time. Entry poin
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import onnx
 import torch
 import torch.nn.functional as F
+from nets.exporters import INPUT, OUTPUT, SHAPE, export_dynamo, export_torchscript
 from torch import Tensor, nn
 
+__all__ = ["INPUT", "NETS", "OUTPUT", "SHAPE", "export_dynamo", "export_torchscript", "make_net"]
+
 CLASSES = 10
-INPUT = "input"
-OUTPUT = "logits"
-SHAPE = (3, 16, 16)
 
 
 def _conv_bn(
@@ -178,60 +171,3 @@ def make_net(name: str, *, seed: int = 0) -> nn.Module:
             for _ in range(4):
                 net(torch.randn(16, *SHAPE))
     return net.eval()
-
-
-def export_torchscript(
-    net: nn.Module, *, opset: int = 17, keeps_batchnorm: bool = True
-) -> onnx.ModelProto:
-    """Return `net` as the TorchScript exporter writes it, with a dynamic batch axis."""
-    mode = torch.onnx.TrainingMode
-    file = io.BytesIO()
-    with _quiet():
-        torch.onnx.export(
-            net,
-            (torch.zeros(2, *SHAPE),),
-            file,
-            dynamo=False,
-            opset_version=opset,
-            training=mode.PRESERVE if keeps_batchnorm else mode.EVAL,
-            do_constant_folding=not keeps_batchnorm,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        )
-    return onnx.load_from_string(file.getvalue())
-
-
-def export_dynamo(net: nn.Module, *, opset: int = 20, optimize: bool = True) -> onnx.ModelProto:
-    """Return `net` as PyTorch's default exporter writes it, with a dynamic batch axis.
-
-    Optimised, it folds BatchNorm into the convolutions; without, it keeps it and leaves its own shape arithmetic.
-    """
-    with _quiet():
-        program = torch.onnx.export(
-            net,
-            (torch.zeros(2, *SHAPE),),
-            dynamo=True,
-            opset_version=opset,
-            optimize=optimize,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters, which warn about themselves."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stdout(nowhere):
-                yield
-    finally:
-        logging.disable(disabled)

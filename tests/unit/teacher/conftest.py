@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -22,19 +18,6 @@ Feed = dict[str, np.ndarray]
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def zoo() -> ModuleType:
-    """The module tests/nets/zoo.py."""
-    path = Path(__file__).parents[2] / "nets" / "zoo.py"
-    spec = importlib.util.spec_from_file_location("edgeq_test_zoo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
