@@ -54,13 +54,16 @@ class Difference:
 
     @property
     def sqnr_db(self) -> float:
-        """Return 10 log10(signal power / error power), within -200..200 dB; equal tensors have 200."""
+        """Return 10 log10(signal power / error power), within -200..200 dB; equal tensors have 200.
+
+        To a ten-thousandth of a dB: further digits depend on the order in which threads add.
+        """
         if self._error == 0:
             return SQNR_LIMIT_DB
         if self._signal == 0:
             return -SQNR_LIMIT_DB
         ratio_db = 10 * (math.log10(self._signal) - math.log10(self._error))
-        return min(SQNR_LIMIT_DB, max(-SQNR_LIMIT_DB, ratio_db))
+        return round(min(SQNR_LIMIT_DB, max(-SQNR_LIMIT_DB, ratio_db)), 4)
 
     @property
     def cosine(self) -> float:

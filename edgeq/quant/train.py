@@ -94,6 +94,7 @@ def train_student(
         progress.advance(loss=terms["loss"])
         if step % keep_every == 0 or step == spec.steps - 1:
             history.append({"step": float(step), **terms})
+    _require_finite(student)
     last = history[-1]["loss"] if history else math.nan
     progress.finish(
         f"{len(student.quantizers)} scales and {len(student.weights())} layers, loss {last:.4g}"
@@ -101,6 +102,18 @@ def train_student(
         else f"{len(student.quantizers)} ranges set, no training step asked for"
     )
     return student, history
+
+
+def _require_finite(student: Student) -> None:
+    """Raise if the last step, whose loss nobody saw, left NaN or infinity behind."""
+    for name, parameter in student.teacher.module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            tensor = student.teacher.binding.get(name, name)
+            raise BuildError(
+                f"training left NaN or infinity in '{tensor}'",
+                why="a gradient of the last step was not finite",
+                mend="lower --set training.weight_rate and training.scale_rate, or try another --seed",
+            )
 
 
 class _Loop:

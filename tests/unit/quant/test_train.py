@@ -269,3 +269,17 @@ def test_samples_that_are_not_finite_are_told(case, make_problem, make_spec):
     broken = make_problem(case, samples=dataclasses.replace(problem.samples, samples=x))
     with pytest.raises(NumericsError, match="NaN or infinity"):
         train_student(broken, make_spec(), seed=0)
+
+
+def test_nan_that_the_last_step_leaves_is_told_with_its_tensor(problem, make_spec, monkeypatch):
+    step = train._Loop.step
+
+    def spoil(loop, x, labels, *, share):
+        terms = step(loop, x, labels, share=share)
+        with torch.no_grad():
+            loop._optimizer.param_groups[0]["params"][0].fill_(torch.nan)
+        return terms
+
+    monkeypatch.setattr(train._Loop, "step", spoil)
+    with pytest.raises(BuildError, match=r"NaN or infinity in 'w\d?"):
+        train_student(problem, make_spec(steps=1), seed=0)
