@@ -69,7 +69,7 @@ class Job:
         recipe: with the figures of the effort and of --set.
         loaded: the user's model.
         input: its one picture input, and how the preprocessing was chosen.
-        teacher: of the model as it is, BatchNormalization kept.
+        teacher: of the model as it is, BatchNormalization kept; it runs any batch size.
         proof: that the teacher computes what ONNX Runtime computes.
         statistics: the BN table and where it comes from.
         folded: the model with BatchNormalization folded; what Q/DQ is written into.
@@ -133,8 +133,9 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """
     from calib.synthesize import no_statistics
     from deploy.cards import load_card
+    from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
-    from edgeq.teacher.proof import prove_equal
+    from edgeq.teacher.proof import prove_equal, require_any_batch
 
     progress = progress or NoProgress()
     card = load_card(options.target)
@@ -145,7 +146,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     if not statistics.table.entries and recipe.synthesis.source == "optimise":
         raise no_statistics()
     progress.advance()
-    teacher = import_teacher(loaded.inferred)
+    teacher = free_batch(import_teacher(loaded.inferred), [report.spec])
     outputs = _run_once(teacher, report.spec)
     recipe, fitted = _fit_batches(recipe, teacher, report.spec)
     if options.eval_path is not None:
@@ -153,6 +154,8 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     placed = place(options, card, loaded, report.spec)
     progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_input(report)}")
     proof = prove_equal(teacher, loaded.model, [report.spec], seed=options.seed, progress=progress)
+    if report.spec.batch is not None:
+        require_any_batch(teacher, [report.spec], seed=options.seed)
     blocks, last_map = _watched_tensors(placed.inferred, placed.plan)
     return Job(
         options=options,
@@ -164,7 +167,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         proof=proof,
         statistics=statistics,
         folded=placed.model,
-        student_teacher=import_teacher(placed.inferred),
+        student_teacher=free_batch(import_teacher(placed.inferred), [report.spec]),
         plan=placed.plan,
         blocks=blocks,
         last_map=last_map,

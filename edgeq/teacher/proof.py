@@ -104,6 +104,43 @@ def prove_equal(
     )
 
 
+def require_any_batch(teacher: Teacher, inputs: Sequence[InputSpec], *, seed: int) -> None:
+    """Check that a teacher of a file with a fixed batch size gives every sample what it has in that batch.
+
+    Raises:
+        InputError: if `inputs` does not cover the graph inputs.
+        ModelError: if a larger batch cannot be run, or the samples of one influence each other.
+    """
+    specs = _in_order(teacher, inputs)
+    size = _batch_size(specs, 0)
+    generator = np.random.default_rng(seed)
+    feed = {spec.name: _draw(spec, _OTHER_BATCH * size, generator) for spec in specs}
+    pieces = [
+        run_module(
+            teacher.module, {name: np.split(x, _OTHER_BATCH)[number] for name, x in feed.items()}
+        )
+        for number in range(_OTHER_BATCH)
+    ]
+    try:
+        found = run_module(teacher.module, feed)
+    except ModelError as error:
+        raise _built_in(size, error.what, error.node) from error
+    for name, ours, *parts in zip(teacher.outputs, found, *pieces, strict=True):
+        joined = np.concatenate([np.atleast_1d(to_array(part)) for part in parts])
+        measured = np.atleast_1d(to_array(ours))
+        if measured.shape != joined.shape or not _compare(name, measured, joined).is_allowed:
+            raise _built_in(size, f"output '{name}' is not what smaller ones give")
+
+
+def _built_in(size: int, what: str, node: str | None = None) -> ModelError:
+    return ModelError(
+        f"the batch size {size} is built into the file; in a larger batch, {what}",
+        why="the samples are made and trained on in larger batches, so each must get what it gets alone",
+        mend="export the model again with a dynamic batch axis (dynamic_axes, or dynamic_shapes)",
+        node=node,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Difference:
     tensor: str
