@@ -1,7 +1,7 @@
 """Does the Q/DQ model still agree with the teacher, and does the student compute what ONNX Runtime computes?
 
-`verify_agreement` streams a sample set through both models. `compare_codes` holds the student's integer codes against
-those of the QuantizeLinear nodes that ship. Both run with graph optimisation off.
+`verify_agreement` streams a sample set through both models. `read_codes` and `compare_codes` hold the student's integer
+codes against those of the QuantizeLinear nodes that ship. All run with graph optimisation off.
 """
 
 from __future__ import annotations
@@ -152,33 +152,42 @@ def verify_agreement(
     )
 
 
-def compare_codes(
-    qdq_model: onnx.ModelProto,
-    plan: QuantPlan,
-    inputs: NDArray[np.float32],
-    expected: Mapping[str, NDArray[np.int8]],
-) -> CodeAgreement:
-    """Return how far the student's codes are from those of the model's QuantizeLinear nodes.
+def read_codes(
+    qdq_model: onnx.ModelProto, plan: QuantPlan, inputs: NDArray[np.float32]
+) -> dict[str, NDArray[np.int8]]:
+    """Return the codes that the model's QuantizeLinear nodes give every quantized activation, by tensor name.
 
     Args:
         qdq_model: the model that ships; the first graph input gets `inputs`.
         plan: names the quantized activations.
         inputs: [N, ...], float32.
-        expected: by tensor name, the student's codes on the same inputs, in the tensor's own shape.
 
     Raises:
-        EdgeqBug: if a tensor of `expected` is not quantized in the plan or in the model, or its shape differs.
+        EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
     """
     view = GraphView(qdq_model)
-    planned = {item.tensor for item in plan.quantized(Role.ACTIVATION)}
-    quantizers = {name: _quantizer_output(view, name, planned) for name in expected}
+    planned = [item.tensor for item in plan.quantized(Role.ACTIVATION)]
+    quantizers = {name: _quantizer_output(view, name, set(planned)) for name in planned}
     session = Session(qdq_model, outputs=tuple(quantizers.values()))
     results = session.run({session.inputs[0].name: inputs})
+    return {name: results[output] for name, output in quantizers.items()}
+
+
+def compare_codes(
+    expected: Mapping[str, NDArray[np.int8]], measured: Mapping[str, NDArray[np.int8]]
+) -> CodeAgreement:
+    """Return how far the student's codes are from those of the model.
+
+    Args:
+        expected: by tensor name, the student's codes. Where the student passed `measured` on from each tensor to the
+            next, a difference is that tensor's own; else it may come from a tie of rounding far before it.
+        measured: see `read_codes`.
+
+    Raises:
+        EdgeqBug: if a tensor of `expected` is not among `measured`, or its shape differs.
+    """
     return CodeAgreement(
-        tensors=tuple(
-            _compare_tensor(name, expected[name], results[output])
-            for name, output in quantizers.items()
-        )
+        tensors=tuple(_compare_tensor(name, codes, measured) for name, codes in expected.items())
     )
 
 
@@ -221,17 +230,23 @@ def _quantizer_output(view: GraphView, tensor: str, planned: set[str]) -> str:
     ]
     for source in (tensor, *clips):
         for node, index in view.consumers(source):
-            if node.op_type == "QuantizeLinear" and index == 0 and tensor in planned:
+            if node.op_type == "QuantizeLinear" and index == 0:
                 return str(node.output[0])
-    msg = f"tensor '{tensor}' has codes, but no QuantizeLinear in the plan and the model"
+    msg = f"tensor '{tensor}' is quantized in the plan, but has no QuantizeLinear in the model"
     raise EdgeqBug(msg)
 
 
-def _compare_tensor(tensor: str, expected: NDArray[np.int8], measured: Array) -> TensorCodes:
-    if expected.shape != measured.shape:
-        msg = f"codes of '{tensor}' have the shape {expected.shape}, in the model {measured.shape}"
+def _compare_tensor(
+    tensor: str, expected: NDArray[np.int8], measured: Mapping[str, NDArray[np.int8]]
+) -> TensorCodes:
+    if tensor not in measured:
+        msg = f"tensor '{tensor}' has codes, but the model has none"
         raise EdgeqBug(msg)
-    steps = np.abs(expected.astype(np.int16) - measured.astype(np.int16))
+    found = measured[tensor]
+    if expected.shape != found.shape:
+        msg = f"codes of '{tensor}' have the shape {expected.shape}, in the model {found.shape}"
+        raise EdgeqBug(msg)
+    steps = np.abs(expected.astype(np.int16) - found.astype(np.int16))
     return TensorCodes(
         tensor=tensor,
         count=steps.size,

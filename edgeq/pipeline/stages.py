@@ -107,7 +107,7 @@ def verify_model(
     """Stage 8b: agreement with the teacher, and the student's codes against ONNX Runtime's."""
     import torch
 
-    from deploy.verify import compare_codes, require_within_one_code, verify_agreement
+    from deploy.verify import compare_codes, read_codes, require_within_one_code, verify_agreement
     from edgeq.quant.storage import load_values
     from edgeq.quant.student import Student
 
@@ -116,7 +116,8 @@ def verify_model(
         job.student_teacher, job.plan, load_values(folder / "trained.safetensors")
     )
     x = samples.samples[:CODE_SAMPLES]
-    codes = compare_codes(model, job.plan, x, student.activation_codes(torch.from_numpy(x)))
+    measured = read_codes(model, job.plan, x)
+    codes = compare_codes(student.activation_codes(torch.from_numpy(x), given=measured), measured)
     require_within_one_code(codes)
     write_json(folder / "agreement.json", agreement.to_dict())
     write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})

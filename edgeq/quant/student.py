@@ -7,6 +7,7 @@ read it; so simulation, Q/DQ file and engine quantize the same edges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,18 +130,22 @@ class Student:
                         found[tensor] = (self.teacher.module.get_parameter(name), site.node)
         return found
 
-    def activation_codes(self, x: Tensor) -> dict[str, NDArray[np.int8]]:
-        """Return the integer codes of every quantized activation for the inputs `x`."""
-        decisions = list(self.plan.quantized(Role.ACTIVATION))
-        module = with_outputs(self.teacher, [decision.tensor for decision in decisions])
+    def activation_codes(
+        self, *inputs: Tensor, given: Mapping[str, NDArray[np.int8]] | None = None
+    ) -> dict[str, NDArray[np.int8]]:
+        """Return the integer codes of every quantized activation.
+
+        Args:
+            inputs: one a graph input.
+            given: codes that each quantizer passes on in place of its own, by tensor. Each tensor is then judged by
+                itself: without them a tie of rounding, which two programs decide differently, moves every later tensor.
+        """
+        reader = _CodeReader(self, given)
         with torch.no_grad():
-            _, captured = module(x)
+            reader.run(*inputs)
         return {
-            decision.tensor: self.quantizers[self.plan.owner_of(decision.tensor)]
-            .codes(value)
-            .numpy()
-            .astype(np.int8)
-            for decision, value in zip(decisions, captured, strict=True)
+            decision.tensor: reader.codes[decision.tensor]
+            for decision in self.plan.quantized(Role.ACTIVATION)
         }
 
     def values(self) -> QuantizedValues:
@@ -168,6 +173,32 @@ class Student:
             tensor: bias.detach().numpy().copy() for tensor, (bias, _) in self.biases().items()
         }
         return QuantizedValues(scales=scales, codes=codes, floats=biases)
+
+
+class _CodeReader(fx.Interpreter):
+    """Runs the student and notes the codes of its activations; see `Student.activation_codes`."""
+
+    def __init__(self, student: Student, given: Mapping[str, NDArray[np.int8]] | None) -> None:
+        super().__init__(student.teacher.module)
+        self.codes: dict[str, NDArray[np.int8]] = {}
+        self._given = given
+        self._tensors = {
+            student._calls[decision.tensor]: decision.tensor
+            for decision in student.plan.quantized(Role.ACTIVATION)
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        tensor = self._tensors.get(n)
+        if tensor is None:
+            return super().run_node(n)
+        quantizer = self.submodules[str(n.target)]
+        assert isinstance(quantizer, FakeQuantizer)
+        (value,) = self.fetch_args_kwargs_from_env(n)[0]
+        codes = quantizer.codes(value)
+        self.codes[tensor] = codes.numpy().astype(np.int8)
+        if self._given is not None:
+            codes = torch.from_numpy(self._given[tensor]).float()
+        return codes * quantizer.scale()
 
 
 def first_scales(teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -> dict[str, Tensor]:

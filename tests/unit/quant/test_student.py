@@ -11,7 +11,7 @@ import torch
 
 from deploy.cards import load_card
 from deploy.onnxrt import Session
-from deploy.verify import compare_codes
+from deploy.verify import compare_codes, read_codes
 from edgeq.core.errors import EdgeqBug, InputError
 from edgeq.core.numerics import choose_scale, dequantize
 from edgeq.core.plan import FixedRange, Role, Site
@@ -240,6 +240,17 @@ def test_activation_codes_are_on_their_grids(case, student):
         assert len(np.unique(found)) > 3
 
 
+def test_given_codes_are_passed_on_and_each_tensor_is_judged_by_itself(case, student):
+    own = student.activation_codes(case.x)
+    again = student.activation_codes(case.x, given=own)
+    for name, codes in own.items():
+        np.testing.assert_array_equal(again[name], codes)
+    moved = student.activation_codes(case.x, given={**own, "r0": np.zeros_like(own["r0"])})
+    unequal = {name for name, codes in own.items() if not np.array_equal(moved[name], codes)}
+    # r1 alone reads the codes of r0; r0 keeps its own, and what is behind r1 gets r1's.
+    assert unequal == {"r1"}
+
+
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3"])
 def test_onnx_runtime_computes_what_the_trained_student_computes(
     make_case, make_problem, make_spec, bits
@@ -251,7 +262,7 @@ def test_onnx_runtime_computes_what_the_trained_student_computes(
     onnx.checker.check_model(qdq, full_check=True)
     student = Student.from_values(case.teacher, case.plan, values)
     x = case.x.numpy()
-    agreement = compare_codes(qdq, case.plan, x, student.activation_codes(case.x))
+    agreement = compare_codes(student.activation_codes(case.x), read_codes(qdq, case.plan, x))
     assert {item.tensor for item in agreement.tensors} == {"x", "r0", "r1", "wide", "r2", "f"}
     for item in agreement.tensors:
         assert item.largest <= 1, item
