@@ -20,6 +20,7 @@ from edgeq.graph.structure import names_read_inside, walk_graphs
 from edgeq.graph.unread import remove_unread
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
 
+_FLOAT_KINDS = "fV"  # numpy's letters; V is bfloat16
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -129,6 +130,8 @@ def _examine(view: GraphView, read: set[str], ranks: _Ranks, node: onnx.NodeProt
     bias = view.constant(bias_name) if bias_name else None
     if weight is None or (bias_name and bias is None):
         return f"weight or bias of {layer.op_type} '{tensor}' is computed, not constant"
+    if any(item is not None and item.dtype.kind not in _FLOAT_KINDS for item in (weight, bias)):
+        return f"weight or bias of {layer.op_type} '{tensor}' holds no floats"
     if layer.op_type == "Gemm" and bias is not None and math.prod(bias.shape[:-1]) != 1:
         return f"the bias of Gemm '{tensor}' differs from row to row"
     if layer.op_type == "MatMul" and (weight.ndim != 2 or ranks.of(tensor) != 2):

@@ -64,6 +64,7 @@ class GraphView:
             for item in group
         }
         self._constants: dict[str, NDArray[np.generic] | None] = {}
+        self._roots: dict[str, str | None] = {}
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
         """Return the node that makes `tensor`, or None for an input or initializer."""
@@ -85,17 +86,22 @@ class GraphView:
 
     def constant_root(self, tensor: str) -> str | None:
         """Return the initializer or Constant output that `tensor` is, followed through Identity; None if it is none."""
-        while True:
-            if tensor in self.initializers:
-                return tensor
-            node = self.producer(tensor)
-            if node is None:
-                return None
-            if node.op_type == "Constant":
-                return tensor
-            if node.op_type != "Identity":
-                return None
-            tensor = node.input[0]
+        passed: list[str] = []
+        name: str | None = tensor
+        while name is not None and name not in self._roots:
+            passed.append(name)
+            name = self._origin(name)
+        root = None if name is None else self._roots[name]
+        self._roots.update(dict.fromkeys(passed, root))
+        return root
+
+    def _origin(self, tensor: str) -> str | None:
+        """Return the tensor that `tensor` repeats through Identity, or None; a constant is entered as its own root."""
+        node = self.producer(tensor)
+        if tensor in self.initializers or (node is not None and node.op_type == "Constant"):
+            self._roots[tensor] = tensor
+            return tensor
+        return node.input[0] if node is not None and node.op_type == "Identity" else None
 
     def shape(self, tensor: str) -> tuple[int | None, ...] | None:
         """Return the inferred shape, None for an unknown axis, or None where even the rank is unknown."""

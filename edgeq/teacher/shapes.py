@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from edgeq.graph.values import ELEMENTS_MAX
 from edgeq.teacher.converters import TORCH_TYPES, ElementType, Scalar, converter, to_ints
 
 
@@ -41,16 +44,26 @@ def size_of(x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
+def _require_small(count: int) -> None:
+    """Raise unless a tensor that is made of numbers in the file, and of no data, has a sound size."""
+    if count > ELEMENTS_MAX:
+        msg = f"{count:.3g} elements, more than {ELEMENTS_MAX:.3g}; the file may be damaged"
+        raise ValueError(msg)
+
+
 @converter("ConstantOfShape")
 def constant_of_shape(shape: Tensor, *, value: tuple[float, int] = (0.0, 1)) -> Tensor:
     """Return a tensor of `shape` filled with value[0], of the ONNX element type value[1]."""
     number, kind = value
-    return torch.full(to_ints(shape), number, dtype=TORCH_TYPES[kind], device=shape.device)
+    sizes = to_ints(shape)
+    _require_small(math.prod(sizes))
+    return torch.full(sizes, number, dtype=TORCH_TYPES[kind], device=shape.device)
 
 
 @converter("Range")
 def count_range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return start, start + delta, ... below `limit`, in the type of `start`."""
+    _require_small(int((limit.item() - start.item()) / delta.item()))
     return torch.arange(
         start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device
     )

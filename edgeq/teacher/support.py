@@ -164,7 +164,10 @@ def plain(value: object) -> object:
     A tensor of one number becomes the pair (number, ONNX element type).
     """
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
     if isinstance(value, int | float):
         return value
     if isinstance(value, onnx.TensorProto):

@@ -385,6 +385,16 @@ def test_a_layer_with_a_computed_weight_stays() -> None:
     assert "computed, not constant" in result.findings[0]
 
 
+@pytest.mark.parametrize("values", [np.ones(4, np.int32), np.array(["a"] * 4)], ids=["int", "text"])
+def test_a_layer_whose_weight_holds_no_floats_stays(values: np.ndarray) -> None:
+    node, tensors = bn("c", "y", 4)
+    weight = numpy_helper.from_array(np.tile(values[:, None, None, None], (1, 4, 3, 3)), "w")
+    model = make_model([helper.make_node("Conv", ["x", "w"], ["c"]), node], [weight, *tensors])
+    result = fold_batchnorm(model)
+    assert not result.changed
+    assert "holds no floats" in result.findings[0]
+
+
 def test_all_that_has_no_part_in_it_keeps_its_bytes_and_order() -> None:
     node, tensors = bn("c", "n", 4)
     nodes = [
