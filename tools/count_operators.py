@@ -28,6 +28,7 @@ from edgeq.teacher.support import REASONS
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operators.md"
 TYPES = {"bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8"}
+VERSION = onnx.__version__.rsplit(".", 1)[0]
 COMPOSED = "several"  # the row of tests whose model has more than one operator
 
 ALIGNED = (
@@ -231,7 +232,7 @@ def render(counts: dict[str, tuple[int, int]]) -> str:
                 passed=passed,
                 total=total,
                 share=100 * passed / total,
-                version=onnx.__version__.rsplit(".", 1)[0],
+                version=VERSION,
             ),
             "## Tests passed, by operator",
             "",

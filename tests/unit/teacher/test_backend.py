@@ -26,19 +26,16 @@ def document():
     return TOOL.DOCUMENT.read_text("utf-8")
 
 
-@pytest.fixture(scope="session")
-def lines(document):
-    return set(document.splitlines())
-
-
 @pytest.mark.parametrize("operator", [*CONVERTERS.names(), TOOL.COMPOSED])
-def test_node_tests_pass_but_the_ones_listed_and_the_document_counts_them(lines, operator):
+def test_node_tests_pass_but_the_ones_listed_and_the_document_counts_them(document, operator):
     faults = {case.name: TOOL.failure(case) for case in TOOL.cases()[operator]}
     assert bool(faults) == (operator not in UNTESTED)
     odd = [text or name for name, text in faults.items() if bool(text) != (name in TOOL.REFUSED)]
     assert odd == []
     passed = sum(text is None for text in faults.values())
-    assert TOOL.row(operator, passed, len(faults)) in lines, "run python tools/count_operators.py"
+    if f"package {TOOL.VERSION} " in document:  # another release has other tests
+        row = TOOL.row(operator, passed, len(faults))
+        assert f"\n{row}\n" in document, "run python tools/count_operators.py"
 
 
 def test_the_document_lists_these_operators_and_no_others(document):
