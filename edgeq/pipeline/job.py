@@ -222,9 +222,10 @@ def place(options: BuildOptions, card: TargetCard, loaded: LoadedModel, spec: In
         EdgeqError: if the model cannot be folded or placed.
     """
     from edgeq.graph.batchnorm import fold_batchnorm
+    from edgeq.graph.fold_weights import fold_weights
     from edgeq.graph.placement import plan_placement
 
-    fold = fold_batchnorm(loaded.model)
+    fold = fold_batchnorm(fold_weights(loaded.model).model)
     inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
     plan = plan_placement(inferred, card=card, bits=options.bits, inputs=[spec])
     return Placed(model=fold.model, inferred=inferred, plan=plan, findings=fold.findings)

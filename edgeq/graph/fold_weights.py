@@ -1,0 +1,140 @@
+"""Weights that nodes compute from constants alone (a Transpose, a Cast, a weight normalisation) become initializers.
+
+Entry: `fold_weights`. Exporters leave such nodes where they keep BatchNorm or compress weights. A per-channel scale
+needs a stored weight, so without this pass the layer would stay float. Other computed constants are left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgeq.core.errors import ModelError
+from edgeq.graph.passes import PassResult
+from edgeq.graph.structure import DEFAULT_DOMAINS, subgraphs
+from edgeq.graph.unread import remove_unread
+from edgeq.graph.view import GraphView, node_id
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+
+def fold_weights(model: onnx.ModelProto) -> PassResult:
+    """Store every weight and bias that is computed from constants.
+
+    1. The second and third input of a Conv, ConvTranspose, Gemm or MatMul is looked at. Where nodes compute it from
+       initializers and Constant nodes alone, its value becomes an initializer of the same name, and those nodes go if
+       nothing else reads them.
+    2. Left alone: an Identity of a constant, random values, nodes with subgraphs, and all else.
+
+    `model` is not modified; folding twice is folding once.
+
+    Raises:
+        ModelError: if such a value cannot be computed.
+    """
+    view = GraphView(model)
+    makers = {
+        name: found
+        for node in view.nodes
+        if node.op_type in _WEIGHTED
+        for name in node.input[1:]
+        if view.constant_root(name) is None and (found := _makers(view, name))
+    }
+    if not makers:
+        return PassResult(model=model, changed=False)
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    _remove_nodes(folded.graph, set(makers))
+    for name, nodes in makers.items():
+        _store(folded, name, _evaluate(view, name, nodes))
+    read = {name for nodes in makers.values() for node in nodes for name in node.input}
+    gone = remove_unread(folded.graph, read - set(makers) - {""})
+    return PassResult(model=folded, changed=True, touched=(*makers, *gone))
+
+
+def _makers(view: GraphView, tensor: str) -> list[onnx.NodeProto]:
+    """Return the nodes that compute `tensor` from constants alone, in running order; empty if anything else is read."""
+    found: dict[str, onnx.NodeProto] = {}
+    waiting = [tensor]
+    while waiting:
+        name = waiting.pop()
+        node = view.producer(name)
+        if not name or name in view.initializers or name in found:
+            continue
+        if node is None or not _is_plain(node):
+            return []
+        found[name] = node
+        waiting.extend(node.input)
+    return [node for node in view.nodes if found.get(node_id(node)) is node]
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Return true for an operator of one output that gives the same value at every run."""
+    return (
+        node.domain in DEFAULT_DOMAINS
+        and node.op_type not in _RANDOM
+        and len(node.output) == 1
+        and not any(subgraphs(node))
+    )
+
+
+def _evaluate(view: GraphView, tensor: str, nodes: list[onnx.NodeProto]) -> NDArray[Any]:
+    """Return the value of `tensor`, which `nodes` compute.
+
+    Raises:
+        ModelError: if they cannot be computed.
+    """
+    read = {name for node in nodes for name in node.input if name in view.initializers}
+    graph = onnx.GraphProto(
+        name="weight",
+        node=nodes,
+        initializer=[view.initializers[name] for name in sorted(read)],
+        output=[onnx.ValueInfoProto(name=tensor)],
+    )
+    model = onnx.ModelProto(
+        ir_version=view.model.ir_version, opset_import=view.model.opset_import, graph=graph
+    )
+    try:
+        (value,) = ReferenceEvaluator(model).run([tensor], {})
+    except Exception as error:  # the evaluator lets through what any operator of it raises
+        raise ModelError(
+            f"the weight '{tensor}' cannot be computed from its constants: {error}",
+            why="a quantized layer needs a stored weight",
+            mend="check the model with onnx.checker, or export it again with constant folding",
+            node=tensor,
+        ) from error
+    return np.asarray(value)
+
+
+def _remove_nodes(graph: onnx.GraphProto, outputs: set[str]) -> None:
+    """Remove the nodes that make `outputs`, and what is said of the type of those."""
+    kept = [node for node in graph.node if outputs.isdisjoint(node.output)]
+    copies = onnx.GraphProto(node=kept)
+    graph.ClearField("node")
+    graph.node.extend(copies.node)
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name in outputs:
+            del graph.value_info[index]
+
+
+def _store(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    model.graph.initializer.append(tensor)
+    if model.ir_version < 4:  # such files list every initializer as an input too
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(name, tensor.data_type, value.shape)
+        )
