@@ -7,6 +7,7 @@ Entry: `prepare`: reads, imports, proves, folds and plans; whatever speaks again
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
+from edgeq.graph.view import GraphView
 from edgeq.pipeline.statistics import Statistics, find_statistics
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
+
+_SHAPE_CHANGERS = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
+_SQUASHING = {"Sigmoid", "HardSigmoid", "Tanh", "Relu", "Clip", "LpNormalization", "BatchNormalization"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class Job:
         card: the target.
         recipe: with the figures of the effort and of --set.
         loaded: the user's model.
-        input: its one picture input, and how the preprocessing was chosen.
+        inputs: its inputs in file order, and how their preprocessing was chosen.
         teacher: of the model as it is, BatchNormalization kept; it runs any batch size.
         proof: that the teacher computes what ONNX Runtime computes.
         statistics: the BN table and where it comes from.
@@ -76,7 +81,7 @@ class Job:
         student_teacher: of `folded`: what the student copies and is trained against.
         plan: the placement on `folded`.
         blocks, last_map: see `quant.train.TrainingProblem`.
-        classes: number of classes of the first output, or None.
+        classes: number of classes of the first output, or None where it gives no class scores.
         findings: what the user should know, one sentence each.
     """
 
@@ -84,7 +89,7 @@ class Job:
     card: TargetCard
     recipe: Recipe
     loaded: LoadedModel
-    input: InputReport
+    inputs: tuple[InputReport, ...]
     teacher: Teacher
     proof: ProofResult
     statistics: Statistics
@@ -95,6 +100,22 @@ class Job:
     last_map: str | None
     classes: int | None
     findings: tuple[str, ...]
+
+    @property
+    def input(self) -> InputReport:
+        """Return the first input."""
+        return self.inputs[0]
+
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        """Return the inputs themselves, in file order."""
+        return tuple(report.spec for report in self.inputs)
+
+    @property
+    def preprocessing(self) -> str:
+        """Return how the preprocessing of every input was chosen, in words."""
+        told = [f"'{report.spec.name}': {report.chosen_by}" for report in self.inputs]
+        return self.input.chosen_by if len(told) == 1 else "; ".join(told)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the build's results depend on."""
@@ -110,6 +131,7 @@ class Job:
             "seed": self.options.seed,
             "recipe": self.recipe.to_dict(),
             "input": self.input.spec.to_dict(),
+            **({"other_inputs": [spec.to_dict() for spec in self.specs[1:]]} if self.specs[1:] else {}),
             "teacher": self.statistics.weights_digest,
             "versions": {
                 "torch": torch.__version__,
@@ -141,47 +163,62 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     card = load_card(options.target)
     recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
     progress.start("read", 1, "file")
-    loaded, report = read_model(options)
+    loaded, reports = read_model(options)
+    specs = [report.spec for report in reports]
+    progress.advance()
+    progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_inputs(reports)}")
+    teacher = free_batch(import_teacher(loaded.inferred), specs)
+    outputs = _run_once(teacher, specs)
+    recipe, fitted = _fit_batches(recipe, teacher, specs)
+    if options.eval_path is not None:
+        _require_pictures(options.eval_path, specs, outputs)
+    proof = prove_equal(teacher, loaded.model, specs, seed=options.seed, progress=progress)
+    if specs[0].batch is not None:
+        require_any_batch(teacher, specs, seed=options.seed)
+    progress.start("statistics", 1, "table")
     statistics = find_statistics(loaded.inferred, options.teacher_weights)
     if not statistics.table.entries and recipe.synthesis.source == "optimise":
         raise no_statistics()
     progress.advance()
-    teacher = free_batch(import_teacher(loaded.inferred), [report.spec])
-    outputs = _run_once(teacher, report.spec)
-    recipe, fitted = _fit_batches(recipe, teacher, report.spec)
-    if options.eval_path is not None:
-        _require_pictures(options.eval_path, report.spec, outputs)
-    placed = place(options, card, loaded, report.spec)
-    progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_input(report)}")
-    proof = prove_equal(teacher, loaded.model, [report.spec], seed=options.seed, progress=progress)
-    if report.spec.batch is not None:
-        require_any_batch(teacher, [report.spec], seed=options.seed)
+    progress.finish(statistics.text)
+    progress.start("placement", 1, "plan")
+    placed = place(options, card, loaded, specs)
+    progress.advance()
+    quantized = sum(1 for _ in placed.plan.quantized())
+    progress.finish(f"{quantized} tensors quantized to {options.bits} for {card.title}")
     blocks, last_map = _watched_tensors(placed.inferred, placed.plan)
+    classes, unlabelled = _count_classes(loaded.inferred, outputs, specs)
     return Job(
         options=options,
         card=card,
         recipe=recipe,
         loaded=loaded,
-        input=report,
+        inputs=reports,
         teacher=teacher,
         proof=proof,
         statistics=statistics,
         folded=placed.model,
-        student_teacher=free_batch(import_teacher(placed.inferred), [report.spec]),
+        student_teacher=free_batch(import_teacher(placed.inferred), specs),
         plan=placed.plan,
         blocks=blocks,
-        last_map=last_map,
-        classes=_count_classes(outputs[teacher.outputs[0]]),
-        findings=(*statistics.findings, *placed.findings, *fitted),
+        last_map=last_map if classes is not None else None,
+        classes=classes,
+        findings=(
+            *(finding for report in reports for finding in report.findings),
+            *statistics.findings,
+            *placed.findings,
+            *fitted,
+            *unlabelled,
+        ),
     )
 
 
-def read_model(options: BuildOptions) -> tuple[LoadedModel, InputReport]:
-    """Return the checked model and its one picture input.
+def read_model(options: BuildOptions) -> tuple[LoadedModel, tuple[InputReport, ...]]:
+    """Return the checked model and its inputs, in file order.
 
     Raises:
         InputError: if there is no such file, or the preprocessing does not fit it.
-        ModelError: if the file, or its input, is not what edgeq works on.
+        ModelError: if the file, or an input of it, is not what edgeq works on.
     """
     from edgeq.graph.inputs import describe_inputs
     from edgeq.graph.read import load_model
@@ -195,7 +232,7 @@ def read_model(options: BuildOptions) -> tuple[LoadedModel, InputReport]:
         bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
         shapes=options.shapes,
     )
-    return loaded, reports[0]
+    return loaded, reports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +252,9 @@ class Placed:
     findings: tuple[str, ...]
 
 
-def place(options: BuildOptions, card: TargetCard, loaded: LoadedModel, spec: InputSpec) -> Placed:
+def place(
+    options: BuildOptions, card: TargetCard, loaded: LoadedModel, specs: Sequence[InputSpec]
+) -> Placed:
     """Fold and plan; neither statistics nor the teacher are needed.
 
     Raises:
@@ -227,30 +266,30 @@ def place(options: BuildOptions, card: TargetCard, loaded: LoadedModel, spec: In
 
     fold = fold_batchnorm(fold_weights(loaded.model).model)
     inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
-    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=[spec])
+    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
     return Placed(model=fold.model, inferred=inferred, plan=plan, findings=fold.findings)
 
 
-def _run_once(teacher: Teacher, spec: InputSpec) -> dict[str, NDArray[Any]]:
-    """Return the teacher's outputs for a black picture, by name."""
+def _run_once(teacher: Teacher, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
+    """Return the teacher's outputs for inputs of zeros, by name."""
     import numpy as np
 
     from edgeq.teacher.execution import run_module, to_array
 
-    zeros = np.zeros((spec.batch or 1, *spec.shape), np.float32)
-    outputs = run_module(teacher.module, {spec.name: zeros})
+    zeros = {spec.name: np.zeros((spec.batch or 1, *spec.shape), spec.dtype) for spec in specs}
+    outputs = run_module(teacher.module, zeros)
     return dict(zip(teacher.outputs, map(to_array, outputs), strict=True))
 
 
 def _fit_batches(
-    recipe: Recipe, teacher: Teacher, spec: InputSpec
+    recipe: Recipe, teacher: Teacher, specs: Sequence[InputSpec]
 ) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe with batches that fit into memory, and what was changed in words."""
     import torch
 
     from edgeq.teacher.memory import fitting_batch
 
-    sample = torch.zeros(spec.batch or 1, *spec.shape)
+    sample = [torch.zeros(1, *spec.shape) for spec in specs]
     wished = {"synthesis": recipe.synthesis.batch, "training": recipe.training.batch}
     fitting = {name: fitting_batch(teacher, sample, batch) for name, batch in wished.items()}
     findings = tuple(
@@ -263,7 +302,9 @@ def _fit_batches(
     return dataclasses.replace(recipe, synthesis=synthesis, training=training), findings
 
 
-def _require_pictures(path: Path, spec: InputSpec, outputs: dict[str, NDArray[Any]]) -> None:
+def _require_pictures(
+    path: Path, specs: Sequence[InputSpec], outputs: dict[str, NDArray[Any]]
+) -> None:
     """Raise if `--eval` cannot work: hours of training may lie between here and there.
 
     Raises:
@@ -271,8 +312,14 @@ def _require_pictures(path: Path, spec: InputSpec, outputs: dict[str, NDArray[An
     """
     from deploy.evaluate import require_pictures
 
+    if len(specs) > 1:
+        raise InputError(
+            f"--eval for a network of {len(specs)} inputs",
+            why="a labelled picture feeds one input, and there is nothing to feed the others with",
+            mend="leave --eval out, and measure the result on your own data",
+        )
     try:
-        require_pictures(path, spec, outputs)
+        require_pictures(path, specs[0], outputs)
     except OSError as error:
         raise InputError(
             f"--eval cannot be read: {error.strerror}",
@@ -289,7 +336,6 @@ def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str
     the inside of a fused region.
     """
     from edgeq.graph.cuts import cut_tensors
-    from edgeq.graph.view import GraphView
 
     view = GraphView(model)
     cuts = cut_tensors(view)
@@ -303,11 +349,36 @@ def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str
     return tuple(name for name in cuts if name in quantized), maps[-1] if maps else None
 
 
-def _count_classes(output: NDArray[Any]) -> int | None:
-    """Return the number of classes if the first output is [N, classes] with at least two, else None."""
-    return output.shape[1] if output.ndim == 2 and output.shape[1] > 1 else None
+def _count_classes(
+    model: onnx.ModelProto, outputs: dict[str, NDArray[Any]], specs: Sequence[InputSpec]
+) -> tuple[int | None, tuple[str, ...]]:
+    """Return the number of classes of the first output, or None and what follows from it in words.
+
+    Class scores are [N, classes] with at least two, neither squashed nor normalised, and of another shape than a vector
+    that enters (which an autoencoder gives back).
+    """
+    name, output = next(iter(outputs.items()))
+    is_vector = output.ndim == 2 and output.shape[1] > 1
+    is_copy = output.shape[1:] in {spec.shape for spec in specs}
+    if is_vector and not is_copy and not _is_squashed(GraphView(model), name):
+        return output.shape[1], ()
+    shape = "x".join(map(str, output.shape[1:]))
+    finding = f"output '{name}' {shape} gives no class scores: label terms are off, outputs and features are matched"
+    return None, (finding,)
 
 
-def _describe_input(report: InputReport) -> str:
-    spec = report.spec
-    return f"'{spec.name}' {'x'.join(map(str, spec.shape))} ({report.chosen_by})"
+def _is_squashed(view: GraphView, tensor: str) -> bool:
+    """Return true if a function that no class score goes through makes `tensor`, seen through changes of its shape."""
+    node = view.producer(tensor)
+    while node is not None and node.op_type in _SHAPE_CHANGERS:
+        node = view.producer(node.input[0])
+    if node is None or node.op_type != "Div":
+        return node is None or node.op_type in _SQUASHING
+    return view.constant(node.input[1]) is None
+
+
+def _describe_inputs(reports: Sequence[InputReport]) -> str:
+    return ", ".join(
+        f"'{report.spec.name}' {'x'.join(map(str, report.spec.shape))} ({report.chosen_by})"
+        for report in reports
+    )

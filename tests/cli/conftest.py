@@ -51,7 +51,7 @@ class Outcome:
         return [
             stage
             for stage, summary in self.stages().items()
-            if summary != kept and stage not in {"read", "prove"}
+            if summary != kept and stage not in {"read", "prove", "statistics", "placement"}
         ]
 
 

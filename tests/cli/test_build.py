@@ -37,7 +37,7 @@ def test_every_default_is_said_before_anything_else(build):
 
 
 def test_every_stage_ends_with_one_line(build):
-    assert tuple(build.outcome.stages()) == ("read", "prove", *STAGES)
+    assert tuple(build.outcome.stages()) == ("read", "prove", "statistics", "placement", *STAGES)
 
 
 def test_the_proof_against_onnx_runtime_is_said_and_stored(build):
@@ -67,7 +67,7 @@ def test_the_log_tells_every_stage_from_start_to_finish(build):
     records = [json.loads(line) for line in (build.folder / "log.jsonl").read_text().splitlines()]
     for event in ("start", "finish"):
         stages = [record["stage"] for record in records if record["event"] == event]
-        assert stages == ["read", "prove", *STAGES]
+        assert stages == ["read", "prove", "statistics", "placement", *STAGES]
 
 
 def test_no_file_that_leaves_the_machine_names_a_path_of_it(build, content):
