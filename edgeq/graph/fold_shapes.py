@@ -42,7 +42,7 @@ def fold_shapes(model: onnx.ModelProto) -> Values:
         return {}
 
 
-def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+def infer_for_any_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` with shapes inferred for any batch size: the first axis of every input is dynamic.
 
     What follows from the batch size of the file must not be written into a network that is trained with another one.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_shapes import fold_shapes, free_batch, shape_nodes
+from edgeq.graph.fold_shapes import fold_shapes, infer_for_any_batch, shape_nodes
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
 from edgeq.teacher.converters import CONVERSION_FAULTS, CONVERTERS, Converter, accepts
 from edgeq.teacher.support import plain, require_supported
@@ -54,7 +54,7 @@ class _Builder:
         self._values: dict[str, Tensor] = {}
         self._binding: dict[str, str] = {}
         has_shapes = any(node.op_type in {"Shape", "Size"} for node in view.nodes)
-        self._folded = fold_shapes(free_batch(view.model)) if has_shapes else {}
+        self._folded = fold_shapes(infer_for_any_batch(view.model)) if has_shapes else {}
 
     def build(self) -> Teacher:
         """Return the teacher."""

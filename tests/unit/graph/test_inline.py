@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_shapes import fold_shapes, free_batch
+from edgeq.graph.fold_shapes import fold_shapes, infer_for_any_batch
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.read import load_model
 
@@ -206,7 +206,7 @@ def test_a_freed_batch_decides_nothing() -> None:
           s = Shape (x) n = Gather (s, zero) c = Gather (s, one) y = ReduceSum (x, c) }"""
     )
     assert set(fold_shapes(onnx.shape_inference.infer_shapes(model))) >= {"n", "c"}
-    freed = fold_shapes(free_batch(model))
+    freed = fold_shapes(infer_for_any_batch(model))
     assert "n" not in freed
     assert freed["c"].tolist() == [3]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
