@@ -201,20 +201,20 @@ class _CodeReader(fx.Interpreter):
         return codes * quantizer.scale()
 
 
-def first_scales(teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -> dict[str, Tensor]:
+def first_scales(
+    teacher: Teacher, plan: QuantPlan, batches: Sequence[Sequence[Tensor]]
+) -> dict[str, Tensor]:
     """Return the first scale of every owner tensor: fixed, or by search on weights and observed activations.
+
+    A scale that several tensors share is searched over the values of all of them.
 
     Args:
         teacher: float.
         plan: whose tensors are wanted.
-        batches: inputs that show the ranges.
+        batches: inputs that show the ranges, one tensor a graph input.
     """
-    activations = [
-        decision.tensor
-        for decision in plan.quantized(Role.ACTIVATION)
-        if not isinstance(decision.owner, SharedRange | FixedRange)
-    ]
-    observed = observe(teacher, activations, batches)
+    families = _families(plan)
+    observed = observe(teacher, [name for family in families.values() for name in family], batches)
     parameters = {tensor: name for name, tensor in teacher.binding.items()}
     scales: dict[str, Tensor] = {}
     for decision in plan.quantized():
@@ -227,19 +227,31 @@ def first_scales(teacher: Teacher, plan: QuantPlan, batches: Sequence[Tensor]) -
             weight = teacher.module.get_parameter(parameters[decision.tensor])
             scales[decision.tensor] = mse_scale(weight, grid)
         elif not isinstance(decision.owner, SharedRange):
-            scales[decision.tensor] = mse_scale(observed[decision.tensor].values(), grid)
+            values = [observed[name].values() for name in families[decision.tensor]]
+            scales[decision.tensor] = mse_scale(torch.cat(values), grid)
     return scales
 
 
+def _families(plan: QuantPlan) -> dict[str, list[str]]:
+    """Return the activations that have one scale, by owner; those of fixed ranges are left out."""
+    families: dict[str, list[str]] = {}
+    for decision in plan.quantized(Role.ACTIVATION):
+        if isinstance(decision.owner, SharedRange):
+            families.get(decision.owner.with_tensor, []).append(decision.tensor)
+        elif not isinstance(decision.owner, FixedRange):
+            families[decision.tensor] = [decision.tensor]
+    return families
+
+
 def observe(
-    teacher: Teacher, tensors: Sequence[str], batches: Sequence[Tensor]
+    teacher: Teacher, tensors: Sequence[str], batches: Sequence[Sequence[Tensor]]
 ) -> dict[str, ValueSample]:
     """Return a sample of the values of each tensor over all batches, by the float teacher."""
     module = with_outputs(teacher, tensors)
     samples = {name: ValueSample(VALUES_PER_BATCH) for name in tensors}
     with torch.no_grad():
         for batch in batches:
-            _, captured = module(batch)
+            _, captured = module(*batch)
             for name, value in zip(tensors, captured, strict=True):
                 samples[name].add(value)
     return samples

@@ -78,10 +78,12 @@ MakeCase = Callable[..., Case]
 
 @pytest.fixture(scope="session")
 def make_case(parse_graph) -> MakeCase:
-    """Return a function from widths (and a graph's text) to a case."""
+    """Return a function from widths (and a graph's text and initializers) to a case."""
 
-    def make(bits: str = "w4a4", *, text: str = NET, inputs=(INPUT,), same: bool = True) -> Case:
-        model = parse_graph(text)
+    def make(
+        bits: str = "w4a4", *, text: str = NET, inputs=(INPUT,), same: bool = True, **arrays: object
+    ) -> Case:
+        model = parse_graph(text, **arrays)
         widths = BitSpec.parse(bits, first_last_same=same)
         plan = plan_placement(model, card=CARD, bits=widths, inputs=inputs)
         x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)

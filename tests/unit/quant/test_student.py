@@ -151,6 +151,21 @@ def test_first_scales_are_fixed_ranges_or_the_result_of_the_search(case):
     assert float(scales["r0"]) == pytest.approx(wanted, rel=0.07)
 
 
+def test_a_scale_that_several_tensors_share_covers_them_all(make_case):
+    text = """g (float[N,3,8,8] x) => (float[N,4,8,8] y)
+    <float[4,3,1,1] small, float[4,3,1,1] large, float[4,8,1,1] w>
+    { s = Conv(x, small) sr = Relu(s) l = Conv(x, large) lr = Relu(l)
+      both = Concat<axis=1>(sr, lr) y = Conv(both, w) }"""
+    case = make_case("w8a8", text=text, large=np.full((4, 3, 1, 1), 9, np.float32))
+    assert case.plan.owner_of("both") == case.plan.owner_of("lr") == "sr"
+    scale = float(first_scales(case.teacher, case.plan, case.x.split(8))["sr"])
+    _, captured = run_and_capture(case.teacher, [case.x], ["sr", "both"])
+    largest = {name: float(value.max()) for name, value in captured.items()}
+    assert largest["sr"] < 0.2 * largest["both"]
+    # At 8 bits the search clips a little of the range at most.
+    assert 127 * scale > 0.7 * largest["both"]
+
+
 def test_observation_sees_every_batch(case):
     samples = observe(case.teacher, ["x"], case.x.split(4))
     assert set(case.x.flatten().tolist()) == set(samples["x"].values().tolist())
