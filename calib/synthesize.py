@@ -7,11 +7,11 @@ step shows the teacher a filtered, clipped, shifted and mirrored copy and moves 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -26,6 +26,7 @@ from calib.statistics import (
     targets_from_table,
     with_slack,
 )
+from calib.units import Unit, legal_box, standardise
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
@@ -48,13 +49,13 @@ class SynthesisProblem:
     Attributes:
         teacher: of the graph whose BatchNormalizations are kept.
         table: its BN table, not empty where pixels are optimised.
-        input: the one picture input.
-        classes: number of classes of the first output, or None where it is no [N, classes] tensor.
+        inputs: of the model, in file order.
+        classes: number of classes of the first output, or None where it gives no class scores.
     """
 
     teacher: Teacher
     table: BNTable
-    input: InputSpec
+    inputs: tuple[InputSpec, ...]
     classes: int | None
 
 
@@ -74,21 +75,25 @@ def synthesize(
         progress: told the loss at every step.
 
     Returns:
-        samples: `spec.samples` rounded up to whole batches, [N, *shape], float32, inside the legal box.
+        samples: `spec.samples` rounded up to whole batches, [N, *shape] an input, of its type, inside the legal box.
         labels: classes in turn, or None where the output is no classifier.
 
     Raises:
         CalibError: without BN statistics, or if the loss stops being finite.
     """
     progress = progress or NoProgress()
+    teacher, units = standardise(problem.teacher, problem.inputs)
+    problem = dataclasses.replace(
+        problem, teacher=teacher, inputs=tuple(unit.standard for unit in units)
+    )
     batches = math.ceil(spec.samples / spec.batch)
     if spec.source != "optimise":
-        return _unoptimised(problem, spec, batches, seed=seed, progress=progress)
+        return _unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     if not problem.table.entries:
         raise no_statistics()
     loop = _PixelLoop(problem, spec, seed=seed)
     progress.start("synthesize", batches * spec.iterations, "step")
-    samples: list[Tensor] = []
+    samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
     terms: dict[str, float] = {}
     for index in range(batches):
@@ -96,7 +101,8 @@ def synthesize(
         x, terms = loop.run(index, wanted, progress)
         samples.append(x)
         labels.append(wanted)
-    result = _sample_set(problem, torch.cat(samples), torch.cat(labels), spec, seed, terms)
+    classes = torch.cat(labels) if problem.classes is not None else None
+    result = _sample_set(units, samples, classes, spec, seed, terms)
     progress.finish(f"{len(result)} samples, statistics {terms['statistics']:.3g}")
     return result
 
@@ -121,16 +127,14 @@ class _PixelLoop:
         self._spec = spec
         self._seed = seed
         self._module = _statistics_module(problem)
-        self._low, self._high = legal_box(problem.input)
+        self._boxes = [legal_box(own) for own in problem.inputs]
         self._targets = targets_from_table(problem.table)
         self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
         if spec.slack_quantile > 0:
-            noise = torch.randn(
-                SLACK_SAMPLES, *problem.input.shape, generator=self._generator("slack")
-            )
+            noise = self._noise(SLACK_SAMPLES, "slack")
             with torch.no_grad():
-                _, activations = self._module(noise)
+                _, activations = self._module(*noise)
             moments = [measure(a) for a in activations]
             self._relaxed = with_slack(self._targets, moments, quantile=spec.slack_quantile)
 
@@ -141,27 +145,31 @@ class _PixelLoop:
 
     def run(
         self, batch: int, labels: Tensor, progress: Progress
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Return the finished samples of one batch and the last value of each term."""
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """Return the finished samples of one batch, one tensor an input, and the last value of each term."""
         spec = self._spec
         generator = self._generator("pixels", str(batch))
-        pixels = initial_pixels(
-            spec.start, self._problem.input, spec.batch, generator
-        ).requires_grad_(True)
-        optimizer = torch.optim.Adam([pixels], lr=spec.learning_rate, betas=(0.9, 0.99))
+        pixels = [
+            initial_pixels(spec.start, own, spec.batch, generator).requires_grad_(True)
+            for own in self._problem.inputs
+        ]
+        optimizer = torch.optim.Adam(pixels, lr=spec.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.iterations)
         terms: dict[str, Tensor] = {}
         for _ in range(spec.iterations):
-            terms = self._terms(self._shown(pixels, generator), labels)
+            shown = [self._shown(index, x, generator) for index, x in enumerate(pixels)]
+            terms = self._terms(shown, labels)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             progress.advance(loss=loss.item())
-        made = self._legal(pixels.detach())
+        made = [self._legal(index, x.detach()) for index, x in enumerate(pixels)]
         values = {name: float(value.detach()) for name, value in terms.items()}
-        if not all(map(math.isfinite, values.values())) or not torch.isfinite(made).all():
+        if not all(map(math.isfinite, values.values())) or not all(
+            x.isfinite().all() for x in made
+        ):
             raise CalibError(
                 f"the loss of the synthesis is no longer finite: {values}",
                 why="the pixels have run away from what the teacher can be evaluated on",
@@ -169,10 +177,10 @@ class _PixelLoop:
             )
         return made, values
 
-    def _shown(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what the teacher sees: legal pictures, mirrored every other time, shifted."""
-        shown = self._legal(pixels)
-        layout = self._problem.input.layout
+    def _shown(self, index: int, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what the teacher sees at one input: legal pictures, mirrored every other time, shifted."""
+        shown = self._legal(index, pixels)
+        layout = self._problem.inputs[index].layout
         if layout is Layout.OTHER:
             return shown
         rows, columns = (1, 2) if layout is Layout.NHWC else (2, 3)
@@ -180,19 +188,23 @@ class _PixelLoop:
             shown = shown.flip(columns)
         return random_shift(shown, self._spec.shift, generator, axes=(rows, columns))
 
-    def _terms(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _terms(self, x: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, each []."""
         spec = self._spec
-        outputs, activations = self._module(x)
+        outputs, activations = self._module(*x)
         moments = [measure(a) for a in activations]
         terms = {"statistics": spec.batch_statistics * batch_term(moments, self._targets)}
-        if spec.sample_statistics > 0:
+        has_positions = any(m.sample_mean is not None for m in moments)
+        if spec.sample_statistics > 0 and has_positions:
             terms["sample"] = spec.sample_statistics * sample_term(
                 moments, self._relaxed, enhancement=spec.enhancement
             )
-        if spec.decorrelation > 0:
+        rows = torch.cat([item.flatten(1) for item in x], 1)
+        # Samples that are more than their values have no spectrum that could be followed: eigenvalues repeat.
+        if spec.decorrelation > 0 and rows.shape[1] >= rows.shape[0]:
             weight = spec.decorrelation / len(activations)
-            terms["decorrelation"] = weight * spectral_gram_term(x, self._noise_spectrum(len(x)))
+            spectrum = self._noise_spectrum(len(rows))
+            terms["decorrelation"] = weight * spectral_gram_term(rows, spectrum)
         if self._problem.classes is not None and spec.label > 0:
             terms["label"] = spec.label * torch.nn.functional.cross_entropy(outputs[0], labels)
         return terms
@@ -200,15 +212,21 @@ class _PixelLoop:
     def _noise_spectrum(self, count: int) -> Spectrum:
         """Return the Gram spectrum of noise, drawn once a run."""
         if self._spectrum is None:
-            noise = torch.randn(
-                count, *self._problem.input.shape, generator=self._generator("spectrum")
-            )
-            self._spectrum = gram_spectrum(noise)
+            noise = self._noise(count, "spectrum")
+            self._spectrum = gram_spectrum(torch.cat([item.flatten(1) for item in noise], 1))
         return self._spectrum
 
-    def _legal(self, pixels: Tensor) -> Tensor:
-        filtered = channels_first_filter(pixels, self._spec.lowpass, self._problem.input.layout)
-        return torch.maximum(torch.minimum(filtered, self._high), self._low)
+    def _noise(self, count: int, purpose: str) -> list[Tensor]:
+        """Return N(0, 1) values of every input."""
+        generator = self._generator(purpose)
+        shapes = [own.shape for own in self._problem.inputs]
+        return [torch.randn(count, *shape, generator=generator) for shape in shapes]
+
+    def _legal(self, index: int, pixels: Tensor) -> Tensor:
+        layout = self._problem.inputs[index].layout
+        filtered = channels_first_filter(pixels, self._spec.lowpass, layout)
+        low, high = self._boxes[index]
+        return torch.maximum(torch.minimum(filtered, high), low)
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, "synthesize", *names))
@@ -225,16 +243,12 @@ def channels_first_filter(x: Tensor, cutoff: float, layout: Layout) -> Tensor:
     return lowpass(x, cutoff) if layout is Layout.NCHW else x
 
 
-def legal_box(spec: InputSpec) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest legal values, shaped to broadcast over [N, *shape]."""
-    shape = [1] * (1 + len(spec.shape))
-    shape[-1 if spec.layout is Layout.NHWC else 1] = -1
-    return torch.tensor(spec.low).view(shape), torch.tensor(spec.high).view(shape)
-
-
 def initial_pixels(start: str, spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
-    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`."""
-    if start == "leaves":
+    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`.
+
+    Inputs that are no pictures start from noise.
+    """
+    if start == "leaves" and spec.layout is not Layout.OTHER:
         return leaves(spec, count, generator)
     noise = torch.randn(count, *spec.shape, generator=generator)
     smooth = channels_first_filter(noise, INITIAL_CUTOFF, spec.layout)
@@ -259,51 +273,71 @@ def leaves(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _unoptimised(
-    problem: SynthesisProblem, spec: SynthesisSpec, batches: int, *, seed: int, progress: Progress
+    problem: SynthesisProblem,
+    units: Sequence[Unit],
+    spec: SynthesisSpec,
+    batches: int,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> SampleSet:
-    """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone."""
+    """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone.
+
+    Beside pictures, inputs that are none get noise.
+    """
     progress.start("synthesize", batches, "batch")
-    low, high = legal_box(problem.input)
-    samples: list[Tensor] = []
+    has_picture = any(own.layout is not Layout.OTHER for own in problem.inputs)
+    samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
     for index in range(batches):
         generator = torch.Generator().manual_seed(
             derive_seed(seed, "synthesize", spec.source, str(index))
         )
-        if spec.source == "leaves":
-            x = leaves(problem.input, spec.batch, generator)
-        else:
-            x = torch.randn(spec.batch, *problem.input.shape, generator=generator)
-        x = torch.maximum(torch.minimum(x, high), low)
+        made = []
+        for own in problem.inputs:
+            low, high = legal_box(own)
+            if spec.source == "leaves" and (own.layout is not Layout.OTHER or not has_picture):
+                x = leaves(own, spec.batch, generator)
+            else:
+                x = torch.randn(spec.batch, *own.shape, generator=generator)
+            made.append(torch.maximum(torch.minimum(x, high), low))
         # These were made for no class; the teacher's own answer is the only label that they can have.
         if problem.classes is not None:
             with torch.no_grad():
-                labels.append(problem.teacher.module(x)[0].argmax(-1))
-        samples.append(x)
+                labels.append(problem.teacher.module(*made)[0].argmax(-1))
+        samples.append(made)
         progress.advance()
-    wanted = torch.cat(labels) if labels else torch.zeros(len(samples) * spec.batch)
-    result = _sample_set(problem, torch.cat(samples), wanted, spec, seed, {})
+    wanted = torch.cat(labels) if labels else None
+    result = _sample_set(units, samples, wanted, spec, seed, {})
     progress.finish(f"{len(result)} samples of {spec.source}")
     return result
 
 
 def _sample_set(
-    problem: SynthesisProblem,
-    x: Tensor,
-    labels: Tensor,
+    units: Sequence[Unit],
+    batches: Sequence[Sequence[Tensor]],
+    labels: Tensor | None,
     spec: SynthesisSpec,
     seed: int,
     terms: dict[str, float],
 ) -> SampleSet:
+    """Return the batches, each one tensor an input, as one set in the units of the file."""
+    joined = zip(units, zip(*batches, strict=True), strict=True)
+    arrays = {unit.spec.name: unit.restore(torch.cat(parts)) for unit, parts in joined}
+    first, *others = [unit.spec for unit in units]
+    inputs: dict[str, object] = {"input": first.to_dict()}
+    if others:
+        inputs["other_inputs"] = [own.to_dict() for own in others]
     return SampleSet(
-        input_name=problem.input.name,
-        samples=np.ascontiguousarray(x.numpy()),
-        labels=labels.numpy() if problem.classes is not None else None,
+        input_name=first.name,
+        samples=arrays.pop(first.name),
+        labels=None if labels is None else labels.numpy(),
         provenance={
             "synthesis": spec.to_dict(),
             "seed": seed,
             "terms": terms,
-            "input": problem.input.to_dict(),
+            **inputs,
             "torch": torch.__version__,
         },
+        others=arrays,
     )

@@ -129,8 +129,8 @@ def _choose_feeds(samples: SampleSet, batch: int, count: int) -> list[dict[str, 
             mend="make one with `edgeq synth`",
         )
     calls = max(1, min(count, len(samples)) // batch)
-    chosen = samples.samples[np.arange(calls * batch) % len(samples)]
-    return [{samples.input_name: x} for x in np.split(chosen, calls)]
+    chosen = np.arange(calls * batch) % len(samples)
+    return [samples.feed(pick) for pick in np.split(chosen, calls)]
 
 
 def _measure_tolerances(

@@ -60,19 +60,23 @@ def compare_models(
         )
     progress = progress or NoProgress()
     first, second = Session(a), Session(b)
-    feeds = [(model, _pair_input(model, samples.input_name)) for model in (first, second)]
+    pairings = [(model, _pair_inputs(model, samples)) for model in (first, second)]
     pairs = _pair_outputs(first.outputs, second.outputs)
     differences = [Difference(name) for name, _ in pairs]
     matched: list[int | None] = [None] * len(pairs)
     progress.start("compare", len(samples), "samples")
-    for x in iterate_batches(samples.samples, bytes_per_sample=samples.samples[0].nbytes):
-        want, got = (model.run({name: x}) for model, name in feeds)
+    sample_bytes = sum(x.nbytes for x in samples.feed(slice(1)).values())
+    for pick in iterate_batches(len(samples), bytes_per_sample=sample_bytes):
+        feed = samples.feed(pick)
+        want, got = (
+            model.run({name: feed[own] for name, own in names.items()}) for model, names in pairings
+        )
         for index, (name, other) in enumerate(pairs):
             differences[index].add(want[name], got[other])
             if find_logits({name: want[name]}):
                 same = predict_classes(want[name]) == predict_classes(got[other])
                 matched[index] = (matched[index] or 0) + int(same.sum())
-        progress.advance(len(x))
+        progress.advance(pick.stop - pick.start)
     count = len(samples)
     outputs = tuple(
         OutputComparison(
@@ -90,16 +94,18 @@ def compare_models(
     return CompareResult(samples=count, outputs=outputs)
 
 
-def _pair_input(model: Session, wanted: str) -> str:
-    """Return the input that the samples go to: the one of that name, or the only one."""
-    names = [item.name for item in model.inputs]
-    if wanted not in names and len(names) != 1:
+def _pair_inputs(model: Session, samples: SampleSet) -> dict[str, str]:
+    """Return the sample set's name for each input of the model: its own, or that of the only one."""
+    names, known = [item.name for item in model.inputs], list(samples.feed(slice(0)))
+    if len(names) == len(known) == 1:
+        return {names[0]: known[0]}
+    if set(names) != set(known):
         raise InputError(
-            f"no input '{wanted}'",
-            why=f"the sample set belongs to it; the model has {', '.join(names)}",
-            mend="compare models with that input, or with a single input",
+            f"the samples are of {', '.join(known)}, and the model reads {', '.join(names)}",
+            why="every input of a model needs samples of its own",
+            mend="compare models with the inputs of the set",
         )
-    return wanted if wanted in names else names[0]
+    return {name: name for name in names}
 
 
 def _pair_outputs(a: tuple[str, ...], b: tuple[str, ...]) -> list[tuple[str, str]]:

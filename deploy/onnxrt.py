@@ -202,18 +202,16 @@ def expose_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPr
     return copy
 
 
-def iterate_batches(
-    samples: NDArray[np.float32], *, bytes_per_sample: int
-) -> Iterator[NDArray[np.float32]]:
-    """Yield slices of `samples` [N, ...] so that memory does not depend on N.
+def iterate_batches(count: int, *, bytes_per_sample: int) -> Iterator[slice]:
+    """Yield slices of `count` samples so that memory does not depend on it.
 
     Args:
-        samples: [N, ...].
+        count: how many samples.
         bytes_per_sample: size of everything that is held for one sample at a time.
     """
     batch = max(1, min(MAX_BATCH, BATCH_BYTES // max(1, bytes_per_sample)))
-    for start in range(0, len(samples), batch):
-        yield samples[start : start + batch]
+    for start in range(0, count, batch):
+        yield slice(start, min(start + batch, count))
 
 
 def find_logits(outputs: Mapping[str, Array]) -> str | None:

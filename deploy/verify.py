@@ -97,11 +97,12 @@ def verify_agreement(
     samples: SampleSet,
     *,
     plan: QuantPlan,
+    has_classes: bool = True,
     progress: Progress | None = None,
 ) -> AgreementResult:
     """Return how well `qdq_model` agrees with `teacher_model` on `samples`.
 
-    Memory does not depend on the number of samples.
+    Memory does not depend on the number of samples. Without `has_classes` no output is taken for class scores.
 
     Raises:
         CalibError: if the sample set is empty.
@@ -119,22 +120,24 @@ def verify_agreement(
     differences = {name: Difference(name) for name in dict.fromkeys(names)}
     teacher = Session(teacher_model, outputs=tuple(differences))
     student = Session(qdq_model, outputs=tuple(differences))
-    first = teacher.run({samples.input_name: samples.samples[:1]})
+    first = teacher.run(samples.feed(slice(1)))
     integers = {name for name, y in first.items() if not np.issubdtype(y.dtype, np.floating)}
-    logits = find_logits({name: first[name] for name in view.outputs})
+    logits = find_logits({name: first[name] for name in view.outputs}) if has_classes else None
     progress.start("verify", len(samples), "samples")
     matched = done = 0
-    for x in iterate_batches(samples.samples, bytes_per_sample=2 * _size_bytes(first)):
-        want, got = (model.run({samples.input_name: x}) for model in (teacher, student))
+    for pick in iterate_batches(len(samples), bytes_per_sample=2 * _size_bytes(first)):
+        feed = samples.feed(pick)
+        want, got = (model.run(feed) for model in (teacher, student))
         for name, difference in differences.items():
             if name in view.outputs or name not in integers:
                 difference.add(want[name], got[name])
-        done += len(x)
+        size = pick.stop - pick.start
+        done += size
         if logits is None:
-            progress.advance(len(x))
+            progress.advance(size)
             continue
         matched += int((predict_classes(want[logits]) == predict_classes(got[logits])).sum())
-        progress.advance(len(x), top1_match_pct=100 * matched / done)
+        progress.advance(size, top1_match_pct=100 * matched / done)
     ratio = None if logits is None else matched / done
     progress.finish(_summary(ratio, [differences[name] for name in view.outputs]))
     grids = {item.tensor: str(item.grid) for item in plan.quantized(Role.ACTIVATION)}
@@ -153,14 +156,14 @@ def verify_agreement(
 
 
 def read_codes(
-    qdq_model: onnx.ModelProto, plan: QuantPlan, inputs: NDArray[np.float32]
+    qdq_model: onnx.ModelProto, plan: QuantPlan, inputs: Mapping[str, Array]
 ) -> dict[str, NDArray[np.int8]]:
     """Return the codes that the model's QuantizeLinear nodes give every quantized activation, by tensor name.
 
     Args:
-        qdq_model: the model that ships; the first graph input gets `inputs`.
+        qdq_model: the model that ships.
         plan: names the quantized activations.
-        inputs: [N, ...], float32.
+        inputs: by name, [N, ...].
 
     Raises:
         EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
@@ -169,7 +172,7 @@ def read_codes(
     planned = [item.tensor for item in plan.quantized(Role.ACTIVATION)]
     quantizers = {name: _quantizer_output(view, name, set(planned)) for name in planned}
     session = Session(qdq_model, outputs=tuple(quantizers.values()))
-    results = session.run({session.inputs[0].name: inputs})
+    results = session.run(inputs)
     return {name: results[output] for name, output in quantizers.items()}
 
 

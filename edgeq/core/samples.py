@@ -1,12 +1,13 @@
 """The sample set: the inputs that training, range setting and every comparison read. Numpy only.
 
-On disk it is a folder: `samples.npy` (float32, the model's own unit and layout), `labels.npy` (int64, absent for
-outputs that are no classes) and `samples.json` (provenance and digests). Nothing is pickled.
+On disk it is a folder: `samples.npy` (float32 or uint8, the model's own unit and layout), `input_1.npy` and so on for
+the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes) and
+`samples.json` (provenance and digests). Nothing is pickled.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +25,46 @@ class SampleSet:
     """Inputs and what is known of them.
 
     Attributes:
-        input_name: the model input that the samples belong to.
-        samples: [N, *shape], float32, normalised.
+        input_name: the model input that the samples belong to; the first one of several.
+        samples: [N, *shape], float32 or uint8, normalised.
         labels: [N], int64, the classes that were aimed at; None where there are none.
         provenance: recipe, seed, figures, versions: whatever JSON can hold.
+        others: of the further inputs, by name; as `samples`.
     """
 
     input_name: str
-    samples: NDArray[np.float32]
+    samples: NDArray[Any]
     labels: NDArray[np.int64] | None
     provenance: dict[str, Any]
+    others: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def save(self, folder: Path) -> None:
-        """Write the set to `folder`; `samples.json` is written last and makes it valid."""
-        write_with(
-            folder / "samples.npy", lambda file: np.save(file, self.samples, allow_pickle=False)
-        )
-        files = {"samples.npy": digest_file(folder / "samples.npy")}
+    def feed(self, pick: slice | NDArray[np.integer] = slice(None)) -> dict[str, NDArray[Any]]:
+        """Return the picked samples of every input, by name."""
+        return {self.input_name: self.samples[pick]} | {
+            name: x[pick] for name, x in self.others.items()
+        }
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the set to `folder`; `samples.json` is written last and makes it valid. Return the files' names."""
+        arrays = {"samples.npy": self.samples}
+        arrays |= {f"input_{index}.npy": x for index, x in enumerate(self.others.values(), 1)}
         if self.labels is not None:
-            labels = self.labels
-            write_with(
-                folder / "labels.npy", lambda file: np.save(file, labels, allow_pickle=False)
-            )
-            files["labels.npy"] = digest_file(folder / "labels.npy")
-        record = {
+            arrays["labels.npy"] = self.labels
+        for name, array in arrays.items():
+            _write(folder / name, array)
+        record: dict[str, Any] = {
             "schema": SCHEMA,
             "input_name": self.input_name,
             "provenance": self.provenance,
-            "files": files,
+            "files": {name: digest_file(folder / name) for name in arrays},
         }
+        if self.others:
+            record["others"] = list(self.others)
         write_json(folder / "samples.json", record)
+        return [*arrays, "samples.json"]
 
     @classmethod
     def load(cls, folder: Path) -> SampleSet:
@@ -72,23 +80,31 @@ class SampleSet:
         files = record.get("files")
         if not isinstance(files, dict) or not {"input_name", "provenance"} <= set(record):
             raise _unusable(folder, "samples.json is incomplete")
+        others = [f"input_{index}.npy" for index, _ in enumerate(record.get("others", []), 1)]
         arrays: dict[str, NDArray[Any]] = {}
-        for name in ("samples.npy", "labels.npy"):
+        for name in ("samples.npy", *others, "labels.npy"):
             if name == "labels.npy" and name not in files:
                 continue
             path = folder / name
             if not path.is_file() or digest_file(path) != files.get(name):
                 raise _unusable(folder, f"{name} is missing or was changed")
             arrays[name] = np.load(path, allow_pickle=False)
-        samples, labels = arrays["samples.npy"], arrays.get("labels.npy")
-        if samples.dtype != np.float32 or (labels is not None and len(labels) != len(samples)):
+        labels = arrays.pop("labels.npy", None)
+        is_known = all(x.dtype in (np.float32, np.uint8) for x in arrays.values())
+        lengths = {len(x) for x in (*arrays.values(), *([] if labels is None else [labels]))}
+        if not is_known or len(lengths) != 1:
             raise _unusable(folder, "its arrays do not fit together")
         return cls(
             input_name=record["input_name"],
-            samples=samples,
+            samples=arrays.pop("samples.npy"),
             labels=labels,
             provenance=record["provenance"],
+            others=dict(zip(record.get("others", []), arrays.values(), strict=True)),
         )
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    write_with(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
 def _unusable(folder: Path, what: str) -> CalibError:

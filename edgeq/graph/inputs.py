@@ -1,75 +1,47 @@
-"""What the model's inputs are, and how raw pictures become what it expects.
+"""What the model's inputs are, and how raw data become what it expects.
 
-Entry: `describe_inputs`. One float32 picture input is supported so far (N, 1 or 3 or 4 channels, H, W in either
-layout); everything else is refused by name.
+Entry: `describe_inputs`. Inputs are float32 or uint8 with the batch on axis 0: pictures (N, 1 or 3 or 4 channels, H, W
+in either layout) or anything else; other types are refused by name.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from edgeq.core.errors import InputError, ModelError, describe_choices
 from edgeq.core.specs import InputSpec, Layout
 from edgeq.graph.findings import listed
+from edgeq.graph.preprocessing import (
+    PRESETS,
+    Preprocessing,
+    Wanted,
+    choose_bytes,
+    choose_pixels,
+    choose_values,
+)
 from edgeq.graph.storage import type_name
-from edgeq.graph.view import GraphView
+from edgeq.graph.view import GraphView, attribute
+
+__all__ = ["PRESETS", "InputReport", "describe_inputs"]
 
 Shape = tuple[int | None, ...]
 
 _PICTURE_CHANNELS = (1, 3, 4)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """How a family of networks was fed: raw 0..1 pixels enter as (p - mean) / std.
-
-    Attributes:
-        mean, std: one value, or one a channel.
-        source: where the figures come from.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    source: str
-
-
-PRESETS: dict[str, Preset] = {
-    "imagenet": Preset(
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        source="torchvision's classification weights (transforms.Normalize of ImageClassification)",
-    ),
-    "cifar10": Preset(
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        source="pixel statistics of the CIFAR-10 training set",
-    ),
-    "cifar100": Preset(
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        source="pixel statistics of the CIFAR-100 training set",
-    ),
-    "mnist": Preset(
-        mean=(0.1307,), std=(0.3081,), source="pixel statistics of the MNIST training set"
-    ),
-    "unit": Preset(mean=(0.0,), std=(1.0,), source="pixels as they are, 0..1"),
-    "symmetric": Preset(
-        mean=(0.5,), std=(0.5,), source="-1..1: Inception, MobileNet of TensorFlow, timm's 0.5/0.5"
-    ),
-}
-PRESETS["inception"] = PRESETS["symmetric"]
+_HALF = ("FLOAT16", "BFLOAT16")
+_DTYPES = {"FLOAT": "float32", "UINT8": "uint8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputReport:
-    """An input and how its preprocessing was chosen, in words for the user."""
+    """An input, how its preprocessing was chosen in words for the user, and what the user should know."""
 
     spec: InputSpec
     chosen_by: str
+    findings: tuple[str, ...] = ()
 
 
 def describe_inputs(
@@ -86,19 +58,22 @@ def describe_inputs(
     Args:
         model: a loaded model; only its graph inputs are read.
         preset: a name of `PRESETS`; None takes imagenet for 3 channels, unit for others.
-        mean: one value or one a channel, in units of raw 0..1 data; replaces the preset's.
+        mean: one value or one a channel, in units of raw 0..1 data; replaces the preset's. Where no input is a picture,
+            one value in the model's own unit.
         std: as `mean`, > 0.
         bounds: lowest and highest legal value in the model's own unit; None takes what pixels 0 and 1 become.
         shapes: input name to full shape, batch axis first, for axes that the file leaves open. The batch axis itself
             stays as it is in the file.
 
     Returns:
-        One report an input, in the order of the file; `low` and `high` of the spec are [C].
+        One report an input, in the order of the file; `low` and `high` of the spec are [C], or [1] for no picture. With
+        pictures among several inputs, preset, mean, std and bounds are theirs.
 
     Raises:
         InputError: for an unknown preset or input name, a shape that contradicts the file or is still open, or
             mean, std or bounds that do not fit.
-        ModelError: if there is no input, or more than one, or one that is no float32 picture.
+        ModelError: if there is no input, or one of a type that is not supported or without a batch axis, or if the
+            batch sizes differ.
     """
     view = GraphView(model)
     shapes = shapes or {}
@@ -109,44 +84,46 @@ def describe_inputs(
                 why="a shape belongs to an input by its name",
                 mend=describe_choices(name, view.inputs),
             )
-    _require_one_float(view)
-    name = view.inputs[0]
-    declared = _declared_shape(view, name)
-    shape = _fixed_shape(name, declared, shapes.get(name))
-    layout = _layout(shape)
-    if layout is Layout.OTHER:
-        raise _unsupported([f"'{name}' {_text(shape)} is no picture"])
-    channels = shape[1] if layout is Layout.NCHW else shape[-1]
-    means, stds, chosen_by = _choose_preprocessing(channels, preset, mean, std)
-    low = tuple((0 - m) / s for m, s in zip(means, stds, strict=True))
-    high = tuple((1 - m) / s for m, s in zip(means, stds, strict=True))
-    if bounds is not None:
-        low, high = (_per_channel("--bounds", [value], channels) for value in bounds)
-        chosen_by += ", limits from --bounds"
-    spec = InputSpec(
-        name=name,
-        shape=shape[1:],
-        batch=declared[0] if declared else None,
-        dtype="float32",
-        layout=layout,
-        mean=means,
-        std=stds,
-        low=low,
-        high=high,
+    dtypes = _require_types(view)
+    declared = {name: _declared_shape(view, name) for name in view.inputs}
+    fixed = {name: _fixed_shape(name, declared[name], shapes.get(name)) for name in view.inputs}
+    batch = _require_batch_axis(view, declared)
+    wanted = Wanted(preset=preset, mean=mean, std=std, bounds=bounds)
+    has_picture = any(_layout(shape) is not Layout.OTHER for shape in fixed.values())
+    reports = []
+    for name, shape in fixed.items():
+        layout = _layout(shape)
+        own = Wanted() if has_picture and layout is Layout.OTHER else wanted
+        chosen = _choose(own, name, shape, layout, dtypes[name])
+        spec = InputSpec(
+            name=name,
+            shape=shape[1:],
+            batch=batch,
+            dtype=dtypes[name],
+            layout=layout,
+            mean=chosen.mean,
+            std=chosen.std,
+            low=chosen.low,
+            high=chosen.high,
+        )
+        report = InputReport(spec=spec, chosen_by=chosen.chosen_by, findings=chosen.findings)
+        reports.append(report)
+    return tuple(reports)
+
+
+def _choose(
+    wanted: Wanted, name: str, shape: tuple[int, ...], layout: Layout, dtype: str
+) -> Preprocessing:
+    channels = shape[-1] if layout is Layout.NHWC else shape[1]
+    if dtype == "uint8":
+        return choose_bytes(wanted, channels, is_picture=layout is not Layout.OTHER)
+    return (
+        choose_values(wanted, name) if layout is Layout.OTHER else choose_pixels(wanted, channels)
     )
-    return (InputReport(spec=spec, chosen_by=chosen_by),)
 
 
-def _unsupported(inputs: Sequence[str]) -> ModelError:
-    return ModelError(
-        f"inputs that edgeq cannot make yet: {listed(inputs)}",
-        why="this version makes its training set for one float32 picture input: N, 1 or 3 or 4 channels, H, W; "
-        "several inputs and inputs that are no pictures come with a later version",
-        mend="export the part of the network behind one picture input",
-    )
-
-
-def _require_one_float(view: GraphView) -> None:
+def _require_types(view: GraphView) -> dict[str, str]:
+    """Return the numpy type of every input by name."""
     if not view.inputs:
         raise ModelError(
             "the model has no input",
@@ -154,9 +131,60 @@ def _require_one_float(view: GraphView) -> None:
             mend="export the model again with its example input",
         )
     types = {name: type_name(view.element_type(name)) for name in view.inputs}
-    told = [f"'{name}' {types[name]} {_text(_declared_shape(view, name))}" for name in view.inputs]
-    if len(told) > 1 or types[view.inputs[0]] != "FLOAT":
-        raise _unsupported(told)
+    stored = {item.name: type_name(item.data_type) for item in view.initializers.values()}
+    half = {name: kind for name, kind in (types | stored).items() if kind in _HALF}
+    if half:
+        raise _half(half)
+    odd = [
+        f"'{name}' {kind} {_text(_declared_shape(view, name))}"
+        for name, kind in types.items()
+        if kind not in _DTYPES
+    ]
+    if odd:
+        raise ModelError(
+            f"inputs that edgeq cannot make: {listed(odd)}",
+            why="the training set is made of float32 values and 8-bit pixels (FLOAT, UINT8)",
+            mend="export the part of the network behind such inputs, or give them a constant",
+        )
+    return {name: _DTYPES[kind] for name, kind in types.items()}
+
+
+def _require_batch_axis(view: GraphView, declared: Mapping[str, Shape | None]) -> int | None:
+    """Return the batch size of the file, or None where it is dynamic."""
+    for name, shape in declared.items():
+        readers = [node for node, _ in view.consumers(name)]
+        adds_axis = bool(readers) and all(_unsqueezes_first(view, node) for node in readers)
+        if adds_axis or (shape is not None and len(shape) < 2):
+            raise ModelError(
+                f"the input '{name}' {_text(shape)} has no batch axis",
+                why="samples are made and trained on in batches, which lie along axis 0 of every input",
+                mend="export the model again for a batch of inputs, with a dynamic batch axis",
+            )
+    sizes = {name: shape[0] if shape else None for name, shape in declared.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"'{name}' {_text(declared[name])}" for name in sizes)
+        raise ModelError(
+            f"the inputs have different batch sizes: {told}",
+            why="a sample is one entry along axis 0 of every input",
+            mend="export the model again with one dynamic batch axis for all inputs",
+        )
+    return next(iter(sizes.values()))
+
+
+def _unsqueezes_first(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Return true if `node` puts a new axis in front."""
+    if node.op_type != "Unsqueeze":
+        return False
+    axes = attribute(node, "axes") if len(node.input) < 2 else view.constant(node.input[1])
+    return axes is not None and 0 in np.ravel(np.asarray(axes)).tolist()
+
+
+def _half(types: Mapping[str, str]) -> ModelError:
+    return ModelError(
+        f"a network of half precision: {listed([f'{name!r} {kind}' for name, kind in types.items()])}",
+        why="edgeq trains in float32, and does not yet write its result back in the file's type",
+        mend="export the model in float32; the engine runs what is not quantized in FP16 all the same",
+    )
 
 
 def _declared_shape(view: GraphView, name: str) -> Shape | None:
@@ -177,7 +205,7 @@ def _fixed_shape(
     if not shape or None in shape:
         raise InputError(
             f"input '{name}' has open axes: {_text(declared)}",
-            why="pictures are made at a fixed size; only the batch axis may stay open",
+            why="samples are made at a fixed size; only the batch axis may stay open",
             mend=f"pass --shape {name}:{_example(declared)} (with your sizes)",
         )
     return tuple(size for size in shape if size is not None)
@@ -218,53 +246,3 @@ def _layout(shape: tuple[int, ...]) -> Layout:
     if shape[1] in _PICTURE_CHANNELS:
         return Layout.NCHW
     return Layout.NHWC if shape[3] in _PICTURE_CHANNELS else Layout.OTHER
-
-
-def _choose_preprocessing(
-    channels: int,
-    preset: str | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Return mean [C], std [C] and how they were chosen."""
-    given = [option for option, value in (("--mean", mean), ("--std", std)) if value is not None]
-    if len(given) == 1 and preset is None:
-        raise InputError(
-            f"{given[0]} came alone",
-            why="pixels enter as (p - mean) / std: both are needed, or a preset that has the other",
-            mend="pass --mean and --std, or add --preset",
-        )
-    name = preset if preset is not None else ("imagenet" if channels == 3 else "unit")
-    if name not in PRESETS:
-        raise InputError(
-            f"there is no preset '{name}'",
-            why="a preset names the mean and the standard deviation that the network was trained with",
-            mend=f"{describe_choices(name, PRESETS)}; or pass --mean and --std",
-        )
-    chosen = PRESETS[name]
-    means, stds = (
-        _per_channel(f"preset {name}", own, channels)
-        if values is None
-        else _per_channel(option, values, channels)
-        for option, values, own in (("--mean", mean, chosen.mean), ("--std", std, chosen.std))
-    )
-    if min(stds) <= 0:
-        raise InputError(
-            f"--std has the values {', '.join(map(str, stds))}",
-            why="pixels are divided by the standard deviation, so it must be greater than 0",
-            mend="pass --std with one positive number, or one a channel",
-        )
-    default = f"default for {channels} channel{'s' * (channels > 1)} (preset {name})"
-    words = [] if len(given) == 2 else [default if preset is None else f"--preset {name}"]
-    return means, stds, " and ".join([*words, *given])
-
-
-def _per_channel(what: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one finite value a channel."""
-    if len(values) not in (1, channels) or not all(math.isfinite(value) for value in values):
-        raise InputError(
-            f"{what} has the values {', '.join(map(str, values)) or '(none)'} for {channels} channels",
-            why="one finite number for all channels, or one for each, is needed",
-            mend=f"pass 1 or {channels} numbers, or another --preset",
-        )
-    return tuple(float(value) for value in values) * (channels if len(values) == 1 else 1)

@@ -45,7 +45,7 @@ class DryRun:
             "model": job.options.model.name,
             "target": job.card.name,
             "bits": str(job.options.bits),
-            "preprocessing": job.input.chosen_by,
+            "preprocessing": job.preprocessing,
             "build": job.identity(),
             "proof": job.proof.to_dict(),
             "findings": list(job.findings),
@@ -59,10 +59,13 @@ class DryRun:
     def lines(self) -> list[str]:
         """Return the plan in words."""
         job, recipe = self.job, self.job.recipe
-        spec, made, trained = job.input.spec, recipe.synthesis, recipe.training
+        made, trained = recipe.synthesis, recipe.training
         return [
             f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
-            f"input: '{spec.name}' {'x'.join(map(str, spec.shape))}, {job.input.chosen_by}",
+            *(
+                f"input: '{item.spec.name}' {'x'.join(map(str, item.spec.shape))}, {item.chosen_by}"
+                for item in job.inputs
+            ),
             f"target: {job.card.title} ({job.card.stack}), bits {job.options.bits}",
             f"teacher: equal to ONNX Runtime, largest difference {job.proof.largest_abs:.2g}",
             f"BN table: {len(job.statistics.table.entries)} layers, {job.statistics.text}",
@@ -105,7 +108,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     full = job.recipe.synthesis
     problem = SynthesisProblem(
-        teacher=job.teacher, table=job.statistics.table, input=job.input.spec, classes=job.classes
+        teacher=job.teacher, table=job.statistics.table, inputs=job.specs, classes=job.classes
     )
 
     def make(steps: int) -> SampleSet:
@@ -120,7 +123,7 @@ def _measure(job: Job) -> tuple[float, float]:
         teacher=job.student_teacher,
         plan=job.plan,
         samples=samples,
-        input=job.input.spec,
+        inputs=job.specs,
         blocks=job.blocks,
         last_map=job.last_map,
     )

@@ -29,7 +29,15 @@ from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
 
 _SHAPE_CHANGERS = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
-_SQUASHING = {"Sigmoid", "HardSigmoid", "Tanh", "Relu", "Clip", "LpNormalization", "BatchNormalization"}
+_SQUASHING = {
+    "Sigmoid",
+    "HardSigmoid",
+    "Tanh",
+    "Relu",
+    "Clip",
+    "LpNormalization",
+    "BatchNormalization",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +139,11 @@ class Job:
             "seed": self.options.seed,
             "recipe": self.recipe.to_dict(),
             "input": self.input.spec.to_dict(),
-            **({"other_inputs": [spec.to_dict() for spec in self.specs[1:]]} if self.specs[1:] else {}),
+            **(
+                {"other_inputs": [spec.to_dict() for spec in self.specs[1:]]}
+                if self.specs[1:]
+                else {}
+            ),
             "teacher": self.statistics.weights_digest,
             "versions": {
                 "torch": torch.__version__,

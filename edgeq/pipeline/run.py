@@ -137,7 +137,7 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
         Stage(
             name="results",
             after=("write", "verify", "evaluate"),
-            inputs={"model": job.options.model.name, "preprocessing": job.input.chosen_by},
+            inputs={"model": job.options.model.name, "preprocessing": job.preprocessing},
             produce=lambda: stages.write_results(job, folder, progress),
         ),
     )
@@ -172,8 +172,8 @@ def run_explain(options: BuildOptions) -> QuantPlan:
     from deploy.cards import load_card
 
     card = load_card(options.target)
-    loaded, report = read_model(options)
-    return place(options, card, loaded, report.spec).plan
+    loaded, reports = read_model(options)
+    return place(options, card, loaded, [report.spec for report in reports]).plan
 
 
 def _digest_pictures(path: Path | None) -> str | None:

@@ -15,6 +15,7 @@ from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import Progress
 from edgeq.core.samples import SampleSet
+from edgeq.core.specs import Layout
 from edgeq.pipeline.job import Job
 
 # How many samples the student and ONNX Runtime are compared on, code by code.
@@ -27,7 +28,7 @@ def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     from edgeq.report.preview import preview_png
 
     problem = SynthesisProblem(
-        teacher=job.teacher, table=job.statistics.table, input=job.input.spec, classes=job.classes
+        teacher=job.teacher, table=job.statistics.table, inputs=job.specs, classes=job.classes
     )
     found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
     found.provenance.update(
@@ -36,11 +37,12 @@ def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         bn_table=job.statistics.table.digest(),
     )
     write_json(folder / "bn_table.json", job.statistics.table.to_dict())
-    found.save(folder / "samples")
-    write_bytes(folder / "samples" / "preview.png", preview_png(found, job.input.spec))
-    names = ["samples.npy", "samples.json", "preview.png"]
-    if found.labels is not None:
-        names.append("labels.npy")
+    names = found.save(folder / "samples")
+    pictures = [spec for spec in job.specs if spec.layout is not Layout.OTHER]
+    if pictures:
+        preview = preview_png(found.feed()[pictures[0].name], pictures[0])
+        write_bytes(folder / "samples" / "preview.png", preview)
+        names.append("preview.png")
     return ["bn_table.json", *(f"samples/{name}" for name in names)]
 
 
@@ -53,7 +55,7 @@ def make_values(job: Job, samples: SampleSet, folder: Path, progress: Progress) 
         teacher=job.student_teacher,
         plan=job.plan,
         samples=samples,
-        input=job.input.spec,
+        inputs=job.specs,
         blocks=job.blocks,
         last_map=job.last_map,
     )
@@ -111,13 +113,21 @@ def verify_model(
     from edgeq.quant.storage import load_values
     from edgeq.quant.student import Student
 
-    agreement = verify_agreement(job.loaded.model, model, samples, plan=job.plan, progress=progress)
+    agreement = verify_agreement(
+        job.loaded.model,
+        model,
+        samples,
+        plan=job.plan,
+        has_classes=job.classes is not None,
+        progress=progress,
+    )
     student = Student.from_values(
         job.student_teacher, job.plan, load_values(folder / "trained.safetensors")
     )
-    x = samples.samples[:CODE_SAMPLES]
-    measured = read_codes(model, job.plan, x)
-    codes = compare_codes(student.activation_codes(torch.from_numpy(x), given=measured), measured)
+    feed = samples.feed(slice(CODE_SAMPLES))
+    measured = read_codes(model, job.plan, feed)
+    inputs = [torch.from_numpy(feed[name]).float() for name in job.student_teacher.inputs]
+    codes = compare_codes(student.activation_codes(*inputs, given=measured), measured)
     require_within_one_code(codes)
     write_json(folder / "agreement.json", agreement.to_dict())
     write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})
@@ -152,7 +162,7 @@ def make_bundle(
         teacher_model=job.loaded.model,
         card=job.card,
         samples=samples,
-        inputs=[job.input.spec],
+        inputs=job.specs,
         provenance={
             "edgeq": edgeq.__version__,
             "model_sha256": job.loaded.digest,
@@ -176,7 +186,7 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "runtime": job.card.runtime,
         "bits": str(job.options.bits),
         "build": job.identity(),
-        "preprocessing": job.input.chosen_by,
+        "preprocessing": job.preprocessing,
         "statistics": {"source": job.statistics.source, "text": job.statistics.text},
         "proof": job.proof.to_dict(),
         "findings": read_json(folder / "findings.json"),

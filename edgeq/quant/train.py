@@ -7,7 +7,7 @@ ever read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ class TrainingProblem:
         teacher: of the BN-folded graph that ships.
         plan: the placement on that graph.
         samples: the sample set.
-        input: the one picture input.
+        inputs: of the model, in file order.
         blocks: tensors whose values the student is to match.
         last_map: the last tensor with spatial axes, for class activation maps; None where there is none.
     """
@@ -49,7 +49,7 @@ class TrainingProblem:
     teacher: Teacher
     plan: QuantPlan
     samples: SampleSet
-    input: InputSpec
+    inputs: tuple[InputSpec, ...]
     blocks: tuple[str, ...]
     last_map: str | None
 
@@ -73,20 +73,22 @@ def train_student(
         BuildError: if the loss stops being finite.
     """
     progress = progress or NoProgress()
-    x = torch.from_numpy(problem.samples.samples)
+    x = _tensors(problem)
     progress.start("train", max(spec.steps, 1), "step")
-    ranges = first_scales(
-        problem.teacher, problem.plan, torch.split(x[: spec.range_samples], spec.batch)
-    )
+    shown = [torch.split(item[: spec.range_samples], spec.batch) for item in x]
+    ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
     student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []
     loop = _Loop(problem, student, spec)
     generator = torch.Generator().manual_seed(derive_seed(seed, "train"))
-    batches = _batches(len(x), spec.batch, generator)
+    batches = _batches(len(problem.samples), spec.batch, generator)
     keep_every = max(1, spec.steps // 200)
     for step in range(spec.steps):
         index = next(batches)
-        picked = _augmented(x[index], problem.input, spec, generator)
+        picked = [
+            _augmented(item[index], own, spec, generator)
+            for item, own in zip(x, problem.inputs, strict=True)
+        ]
         labels = None
         if problem.samples.labels is not None:
             labels = torch.from_numpy(problem.samples.labels)[index]
@@ -134,7 +136,7 @@ class _Loop:
         self._optimizer = torch.optim.Adam(_groups(problem, student, spec), betas=(0.9, 0.99))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
 
-    def step(self, x: Tensor, labels: Tensor | None, *, share: float) -> dict[str, float]:
+    def step(self, x: Sequence[Tensor], labels: Tensor | None, *, share: float) -> dict[str, float]:
         """Train on one batch; `share` of the training is done. Return the terms of the loss."""
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
@@ -151,20 +153,24 @@ class _Loop:
         self._optimizer.step()
         return {"loss": loss.item(), **terms}
 
-    def _objective(self, x: Tensor, labels: Tensor | None) -> tuple[list[Tensor], dict[str, float]]:
+    def _objective(
+        self, x: Sequence[Tensor], labels: Tensor | None
+    ) -> tuple[list[Tensor], dict[str, float]]:
         spec = self._spec
-        wanted, wanted_features = self._teacher(x)
+        wanted, wanted_features = self._teacher(*x)
         wanted_map = None
         if self._map_index is not None:
             wanted_map = activation_map(wanted[0], wanted_features[self._map_index]).detach()
         targets = [output.detach() for output in wanted]
-        outputs, features = self._student(x)
+        outputs, features = self._student(*x)
         terms: dict[str, tuple[float, Tensor]] = {}
         if labels is not None:
             value = distillation(outputs[0], targets[0], spec.temperature)
             terms["distillation"] = (spec.distillation, value)
-        else:
-            errors = [relative_error(a, b) for a, b in zip(outputs, targets, strict=True)]
+        # Class scores are compared by `distillation`; indices and masks of integers have no gradient.
+        pairs = list(zip(outputs, targets, strict=True))[0 if labels is None else 1 :]
+        errors = [relative_error(a, b) for a, b in pairs if a.is_floating_point()]
+        if errors:
             terms["outputs"] = (spec.distillation, torch.stack(errors).mean())
         if spec.features > 0 and self._blocks > 0:
             blocks = [feature.detach() for feature in wanted_features[: self._blocks]]
@@ -221,11 +227,17 @@ def _groups(
     outputs = [output for _, output in biases.values()]
     module = with_outputs(problem.teacher, outputs)
     with torch.no_grad():
-        _, values = module(torch.from_numpy(problem.samples.samples[: spec.batch]))
+        _, values = module(*(item[: spec.batch] for item in _tensors(problem)))
     for (bias, _), value in zip(biases.values(), values, strict=True):
         bias.requires_grad_(True)
         groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std())})
     return groups
+
+
+def _tensors(problem: TrainingProblem) -> list[Tensor]:
+    """Return the samples of every input, in file order, as float32."""
+    feed = problem.samples.feed()
+    return [torch.from_numpy(feed[name]).float() for name in problem.teacher.inputs]
 
 
 def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:

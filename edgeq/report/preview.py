@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.core.samples import SampleSet
 from edgeq.core.specs import InputSpec, Layout
 
 # Small pictures are enlarged to about this many pixels a side, so that a person sees something.
@@ -16,17 +16,17 @@ _TILE_PIXELS = 96
 _GAP_PIXELS = 2
 
 
-def preview_png(samples: SampleSet, spec: InputSpec, *, count: int = 64) -> bytes:
+def preview_png(samples: NDArray[Any], spec: InputSpec, *, count: int = 64) -> bytes:
     """Return a PNG of up to `count` samples, row by row, as the pictures they stand for.
 
     Args:
-        samples: of the input `spec`.
+        samples: [N, *shape], of the picture input `spec`.
         spec: its mean and std turn the samples back into pixels.
         count: largest number of pictures.
     """
     from PIL import Image
 
-    pixels = to_pixels(samples.samples[:count], spec)
+    pixels = to_pixels(samples[:count], spec)
     number, height, width, channels = pixels.shape
     columns = math.ceil(math.sqrt(number))
     rows = math.ceil(number / columns)
@@ -43,9 +43,9 @@ def preview_png(samples: SampleSet, spec: InputSpec, *, count: int = 64) -> byte
     return buffer.getvalue()
 
 
-def to_pixels(x: NDArray[np.float32], spec: InputSpec) -> NDArray[np.uint8]:
+def to_pixels(x: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
     """Return model inputs [N, *shape] as pixels [N, H, W, C], uint8."""
     if spec.layout is not Layout.NHWC:
         x = x.transpose(0, 2, 3, 1)
     raw = x * np.asarray(spec.std, np.float32) + np.asarray(spec.mean, np.float32)
-    return np.rint(np.clip(raw, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(raw, 0, 1) * 255), np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,17 +15,17 @@ from edgeq.teacher.teacher import Teacher, with_outputs
 ACTIVATION_BYTES = 4 << 30
 
 
-def activation_bytes(teacher: Teacher, sample: Tensor) -> int:
+def activation_bytes(teacher: Teacher, sample: Sequence[Tensor]) -> int:
     """Return the bytes of all activations of one sample.
 
     Args:
         teacher: any.
-        sample: [1, ...], one input.
+        sample: one tensor [1, ...] an input.
     """
     inputs = set(teacher.inputs)
     names = [name for name in teacher.fx_node_of if name not in inputs]
     with torch.no_grad():
-        _, values = with_outputs(teacher, names)(sample)
+        _, values = with_outputs(teacher, names)(*sample)
     constants = {id(value) for value in teacher.module.state_dict(keep_vars=True).values()}
     tensors = {id(value): value for value in values if isinstance(value, Tensor)}
     return sum(
@@ -33,12 +35,12 @@ def activation_bytes(teacher: Teacher, sample: Tensor) -> int:
     )
 
 
-def fitting_batch(teacher: Teacher, sample: Tensor, wished: int) -> int:
+def fitting_batch(teacher: Teacher, sample: Sequence[Tensor], wished: int) -> int:
     """Return the largest batch up to `wished` whose activations fit `ACTIVATION_BYTES`, at least 1.
 
     Args:
         teacher: any.
-        sample: [1, ...], one input.
+        sample: one tensor [1, ...] an input.
         wished: what the recipe asks for.
     """
     return max(1, min(wished, ACTIVATION_BYTES // max(1, activation_bytes(teacher, sample))))

@@ -83,7 +83,10 @@ def make_problem(parse_graph, training_batch) -> MakeProblem:
             high=(2.0, 1.5, 1.0),
         )
         return SynthesisProblem(
-            teacher=import_teacher(model), table=read_bn_table(model), input=spec, classes=classes
+            teacher=import_teacher(model),
+            table=read_bn_table(model),
+            inputs=(spec,),
+            classes=classes,
         )
 
     return make

@@ -13,10 +13,10 @@ from calib.statistics import batch_term, measure, targets_from_table
 from calib.synthesize import (
     channels_first_filter,
     initial_pixels,
-    legal_box,
     no_statistics,
     synthesize,
 )
+from calib.units import legal_box
 from edgeq.core.errors import CalibError
 from edgeq.core.specs import BNTable, Layout
 from edgeq.teacher.teacher import with_outputs
@@ -85,9 +85,11 @@ def test_every_sample_is_inside_the_legal_box_of_its_channel(
 ):
     problem = make_problem(layout)
     found = synthesize(problem, make_spec(source=source, learning_rate=1.0), seed=0)
-    assert found.samples.shape[1:] == problem.input.shape
+    assert found.samples.shape[1:] == problem.inputs[0].shape
     channels = np.moveaxis(found.samples, -1 if layout is Layout.NHWC else 1, 0)
-    for channel, low, high in zip(channels, problem.input.low, problem.input.high, strict=True):
+    for channel, low, high in zip(
+        channels, problem.inputs[0].low, problem.inputs[0].high, strict=True
+    ):
         assert channel.min() >= low
         assert channel.max() <= high
         assert channel.max() == pytest.approx(high)
@@ -137,8 +139,8 @@ def test_the_teacher_sees_the_pictures_and_their_mirror_images(
 
 
 def test_what_is_no_picture_is_neither_mirrored_nor_shifted(problem, make_spec):
-    vector = dataclasses.replace(problem.input, layout=Layout.OTHER)
-    other = dataclasses.replace(problem, input=vector)
+    vector = dataclasses.replace(problem.inputs[0], layout=Layout.OTHER)
+    other = dataclasses.replace(problem, inputs=(vector,))
     still, moved = (
         synthesize(other, make_spec(shift=shift), seed=0).samples.tobytes() for shift in (0, 3)
     )
@@ -257,14 +259,14 @@ def test_provenance_says_how_the_set_was_made(problem, make_spec):
     found = synthesize(problem, spec, seed=7).provenance
     assert found["seed"] == 7
     assert found["synthesis"] == spec.to_dict()
-    assert found["input"] == problem.input.to_dict()
+    assert found["input"] == problem.inputs[0].to_dict()
     assert found["torch"] == torch.__version__
     assert all(np.isfinite(value) for value in found["terms"].values())
 
 
 @pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
 def test_first_noise_has_unit_variance_and_varies_slowly(make_problem, layout):
-    spec = make_problem(layout).input
+    spec = make_problem(layout).inputs[0]
     pixels = initial_pixels("noise", spec, 16, torch.Generator().manual_seed(0))
     assert pixels.shape == (16, *spec.shape)
     assert float(pixels.std()) == pytest.approx(1, rel=1e-5)
@@ -275,7 +277,9 @@ def test_first_noise_has_unit_variance_and_varies_slowly(make_problem, layout):
 
 def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
     first, last = (
-        initial_pixels("leaves", make_problem(layout).input, 3, torch.Generator().manual_seed(0))
+        initial_pixels(
+            "leaves", make_problem(layout).inputs[0], 3, torch.Generator().manual_seed(0)
+        )
         for layout in (Layout.NCHW, Layout.NHWC)
     )
     assert first.shape == (3, 3, 8, 8)
@@ -283,8 +287,8 @@ def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
 
 
 def test_leaves_are_for_pictures_alone(problem, make_spec):
-    vector = dataclasses.replace(problem.input, layout=Layout.OTHER)
-    other = dataclasses.replace(problem, input=vector)
+    vector = dataclasses.replace(problem.inputs[0], layout=Layout.OTHER)
+    other = dataclasses.replace(problem, inputs=(vector,))
     with pytest.raises(CalibError, match="is no picture") as caught:
         synthesize(other, make_spec(source="leaves"), seed=0)
     assert "--recipe noise" in caught.value.mend
@@ -297,6 +301,6 @@ def test_what_is_no_picture_is_not_filtered():
 
 def test_the_legal_box_broadcasts_over_the_channels_of_any_layout(make_problem):
     for layout, shape in ((Layout.NCHW, (1, 3, 1, 1)), (Layout.NHWC, (1, 1, 1, 3))):
-        low, high = legal_box(make_problem(layout).input)
+        low, high = legal_box(make_problem(layout).inputs[0])
         assert low.shape == high.shape == shape
         assert low.flatten().tolist() == [-2.0, -1.5, -1.0]

@@ -23,7 +23,8 @@ def make_model(
 ) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("image", kind, shape)]
     if more is not None:
-        inputs.append(helper.make_tensor_value_info("length", TensorProto.INT64, more))
+        length = TensorProto.INT64 if len(more) == 1 else TensorProto.FLOAT
+        inputs.append(helper.make_tensor_value_info("length", length, more))
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["y"])],
         "net",
@@ -123,6 +124,55 @@ def test_bounds_are_in_the_models_own_unit() -> None:
     assert found.chosen_by.endswith("limits from --bounds")
 
 
+@pytest.mark.parametrize("shape", [("N", 64), (1, 40, 101), (1, 64, 8, 8)])
+def test_what_is_no_picture_is_taken_for_normal_values_and_the_user_is_told(shape: Axes) -> None:
+    found = report(make_model(shape))
+    assert found.spec.layout is Layout.OTHER
+    assert (found.spec.mean, found.spec.std) == ((0.0,), (1.0,))
+    assert (found.spec.low, found.spec.high) == ((-4.0,), (4.0,))
+    assert [finding for finding in found.findings if "'image'" in finding]
+
+
+@pytest.mark.parametrize(
+    ("options", "figures"),
+    [
+        ({"bounds": (0.0, 8.0)}, ((4.0,), (2.0,), (0.0,), (8.0,))),
+        ({"mean": (3.0,), "std": (0.5,)}, ((3.0,), (0.5,), (1.0,), (5.0,))),
+        (
+            {"mean": (3.0,), "std": (0.5,), "bounds": (2.0, 9.0)},
+            ((3.0,), (0.5,), (2.0,), (9.0,)),
+        ),
+    ],
+)
+def test_the_values_of_a_vector_can_be_told(
+    options: dict[str, Any], figures: tuple[tuple[float, ...], ...]
+) -> None:
+    found = report(make_model(("N", 64)), **options)
+    spec = found.spec
+    assert (spec.mean, spec.std, spec.low, spec.high) == figures
+    assert found.findings == ()
+
+
+def test_bytes_enter_as_they_are() -> None:
+    spec = report(make_model((1, 8, 8, 3), kind=TensorProto.UINT8)).spec
+    assert (spec.dtype, spec.layout) == ("uint8", Layout.NHWC)
+    assert (spec.low, spec.high) == ((0.0,) * 3, (255.0,) * 3)
+    np.testing.assert_allclose(spec.normalise(np.ones((1, 8, 8, 3))), 255, rtol=1e-6)
+
+
+def test_bounds_alone_are_the_black_and_white_of_one_channel() -> None:
+    spec = report(make_model((1, 1, 8, 8)), bounds=(-80.0, 0.0)).spec
+    for raw, own in ((0.0, -80.0), (1.0, 0.0)):
+        np.testing.assert_allclose(spec.normalise(np.full((1, 8, 8, 1), raw)), own, atol=1e-4)
+
+
+def test_a_vector_beside_a_picture_leaves_the_options_to_the_picture() -> None:
+    model = make_model(("N", 3, 8, 8), more=("N", 6))
+    picture, vector = describe_inputs(model, mean=(0.5,), std=(0.5,), bounds=(-1.0, 1.0))
+    assert picture.spec.low == (-1.0,) * 3
+    assert (vector.spec.shape, vector.spec.low, vector.spec.high) == ((6,), (-4.0,), (4.0,))
+
+
 @dataclass(frozen=True)
 class Fault:
     """A model and options that do not go together, and what the message must say."""
@@ -197,13 +247,37 @@ FAULTS = [
     Fault(
         "two-inputs",
         make_model(more=["N"]),
-        ("'image' FLOAT [?, 3, 32, 32]", "'length' INT64 [?]", "later version"),
+        ("cannot make: 'length' INT64 [?]",),
         error=ModelError,
     ),
-    Fault("bytes", make_model(kind=TensorProto.UINT8), ("'image' UINT8",), error=ModelError),
+    Fault("doubles", make_model(kind=TensorProto.DOUBLE), ("'image' DOUBLE",), error=ModelError),
     Fault("odd-type", make_model(kind=64), ("'image' type 64",), error=ModelError),
-    Fault("vector", make_model(("N", 64)), ("'image' [1, 64] is no picture",), error=ModelError),
-    Fault("features", make_model((1, 64, 8, 8)), ("is no picture",), error=ModelError),
+    *(
+        Fault(
+            f"half-{kind}", make_model(kind=kind), ("half precision", "float32"), error=ModelError
+        )
+        for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    ),
+    Fault("no-batch", make_model((64,)), ("'image' [64] has no batch axis",), error=ModelError),
+    Fault(
+        "two-batches",
+        make_model((1, 3, 8, 8), more=("N", 6)),
+        ("different batch sizes", "'image' [1, 3, 8, 8], 'length' [?, 6]"),
+        error=ModelError,
+    ),
+    Fault(
+        "normalised-bytes",
+        make_model(kind=TensorProto.UINT8),
+        ("8-bit values", "normalises them itself"),
+        {"preset": "imagenet"},
+    ),
+    Fault(
+        "preset-vector",
+        make_model(("N", 64)),
+        ("--preset imagenet for the input 'image', which is no picture",),
+        {"preset": "imagenet"},
+    ),
+    Fault("vector-mean-alone", make_model(("N", 64)), ("--mean came alone",), {"mean": (1.0,)}),
 ]
 
 

@@ -69,7 +69,7 @@ class Case:
 
     def student(self) -> Student:
         """Return an untrained student."""
-        scales = first_scales(self.teacher, self.plan, self.x.split(8))
+        scales = first_scales(self.teacher, self.plan, [(x,) for x in self.x.split(8)])
         return Student(self.teacher, self.plan, scales)
 
 
@@ -108,7 +108,7 @@ def make_problem() -> Callable[..., TrainingProblem]:
             teacher=case.teacher,
             plan=case.plan,
             samples=samples,
-            input=INPUT,
+            inputs=(INPUT,),
             blocks=("r2",),
             last_map="r2",
         )

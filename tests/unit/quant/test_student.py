@@ -137,7 +137,7 @@ def test_the_teacher_keeps_its_graph_and_its_parameters(make_case):
 
 
 def test_first_scales_are_fixed_ranges_or_the_result_of_the_search(case):
-    scales = first_scales(case.teacher, case.plan, case.x.split(5))
+    scales = first_scales(case.teacher, case.plan, [(x,) for x in case.x.split(5)])
     decisions = {decision.tensor: decision for decision in case.plan.quantized()}
     assert set(scales) == set(decisions) - {"wide"}
     assert isinstance(decisions["x"].owner, FixedRange)
@@ -158,7 +158,7 @@ def test_a_scale_that_several_tensors_share_covers_them_all(make_case):
       both = Concat<axis=1>(sr, lr) y = Conv(both, w) }"""
     case = make_case("w8a8", text=text, large=np.full((4, 3, 1, 1), 9, np.float32))
     assert case.plan.owner_of("both") == case.plan.owner_of("lr") == "sr"
-    scale = float(first_scales(case.teacher, case.plan, case.x.split(8))["sr"])
+    scale = float(first_scales(case.teacher, case.plan, [(case.x,)])["sr"])
     _, captured = run_and_capture(case.teacher, [case.x], ["sr", "both"])
     largest = {name: float(value.max()) for name, value in captured.items()}
     assert largest["sr"] < 0.2 * largest["both"]
@@ -167,7 +167,7 @@ def test_a_scale_that_several_tensors_share_covers_them_all(make_case):
 
 
 def test_observation_sees_every_batch(case):
-    samples = observe(case.teacher, ["x"], case.x.split(4))
+    samples = observe(case.teacher, ["x"], [(x,) for x in case.x.split(4)])
     assert set(case.x.flatten().tolist()) == set(samples["x"].values().tolist())
 
 
@@ -277,7 +277,9 @@ def test_onnx_runtime_computes_what_the_trained_student_computes(
     onnx.checker.check_model(qdq, full_check=True)
     student = Student.from_values(case.teacher, case.plan, values)
     x = case.x.numpy()
-    agreement = compare_codes(student.activation_codes(case.x), read_codes(qdq, case.plan, x))
+    agreement = compare_codes(
+        student.activation_codes(case.x), read_codes(qdq, case.plan, {"x": x})
+    )
     assert {item.tensor for item in agreement.tensors} == {"x", "r0", "r1", "wide", "r2", "f"}
     for item in agreement.tensors:
         assert item.largest <= 1, item
@@ -292,7 +294,7 @@ def test_onnx_runtime_computes_what_the_trained_student_computes(
 
 
 def test_a_site_that_the_graph_does_not_have_is_our_own_bug(case):
-    scales = first_scales(case.teacher, case.plan, [case.x])
+    scales = first_scales(case.teacher, case.plan, [(case.x,)])
     changed = tuple(
         dataclasses.replace(item, sites=(Site(node="c2", index=0, op_type="Conv"),))
         if item.tensor == "r0"
@@ -312,4 +314,4 @@ def test_a_decision_without_a_grid_has_none_to_give(case):
 
 def test_an_unknown_tensor_cannot_be_observed(case):
     with pytest.raises(InputError, match="no tensor 'nothing'"):
-        observe(case.teacher, ["nothing"], [case.x])
+        observe(case.teacher, ["nothing"], [(case.x,)])

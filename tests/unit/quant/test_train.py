@@ -238,7 +238,7 @@ def test_channels_last_pictures_are_trained_on_like_channels_first_ones(
             problem = dataclasses.replace(
                 problem,
                 samples=dataclasses.replace(problem.samples, samples=x),
-                input=dataclasses.replace(problem.input, layout=layout, shape=(8, 8, 3)),
+                inputs=(dataclasses.replace(problem.inputs[0], layout=layout, shape=(8, 8, 3)),),
             )
         trained.append(train_student(problem, make_spec(steps=3), seed=0)[1])
     for first, last in zip(*trained, strict=True):
@@ -247,7 +247,7 @@ def test_channels_last_pictures_are_trained_on_like_channels_first_ones(
 
 def test_what_is_no_picture_is_not_augmented(problem, make_spec):
     other = dataclasses.replace(
-        problem, input=dataclasses.replace(problem.input, layout=Layout.OTHER)
+        problem, inputs=(dataclasses.replace(problem.inputs[0], layout=Layout.OTHER),)
     )
     calm = make_spec(flip=False, shift=0, mix=0.0)
     first, second = (

@@ -63,7 +63,7 @@ def test_values_outside_a_pictures_range_are_clipped():
 def test_every_sample_is_a_tile_row_by_row(layout, channels, mode):
     spec = make_spec(layout, channels)
     samples, pixels = make_set(spec, 5)
-    png = preview_png(samples, spec)
+    png = preview_png(samples.samples, spec)
     assert Image.open(io.BytesIO(png)).mode == mode
     sheet = read_sheet(png)
     # Five pictures of 6 x 4 pixels, 16 times as large: three columns, two rows, gaps of two pixels.
@@ -79,13 +79,13 @@ def test_every_sample_is_a_tile_row_by_row(layout, channels, mode):
 def test_no_more_pictures_are_shown_than_asked_for():
     spec = make_spec(Layout.NCHW, 3)
     samples, _ = make_set(spec, 9)
-    assert read_sheet(preview_png(samples, spec, count=4)).shape == (2 * 98, 2 * 66, 3)
+    assert read_sheet(preview_png(samples.samples, spec, count=4)).shape == (2 * 98, 2 * 66, 3)
 
 
 def test_large_pictures_are_not_enlarged():
     spec = make_spec(Layout.NCHW, 3, height=100, width=200)
     samples, pixels = make_set(spec, 1)
-    sheet = read_sheet(preview_png(samples, spec))
+    sheet = read_sheet(preview_png(samples.samples, spec))
     assert sheet.shape == (102, 202, 3)
     np.testing.assert_array_equal(sheet[:100, :200], pixels[0])
 
@@ -94,4 +94,4 @@ def test_the_same_samples_give_the_same_bytes():
     spec = make_spec(Layout.NCHW, 3)
     samples, _ = make_set(spec, 2)
     again = dataclasses.replace(samples, provenance={"other": 1})
-    assert preview_png(samples, spec) == preview_png(again, spec)
+    assert preview_png(samples.samples, spec) == preview_png(again.samples, spec)
