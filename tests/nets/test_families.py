@@ -1,0 +1,106 @@
+"""Each family goes from both of PyTorch's exporters through a whole build, and none is known to edgeq by name.
+
+The build itself proves the teacher equal to ONNX Runtime, and fails where the lint finds an error or the student's
+codes are farther than one from ONNX Runtime's.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from nets.families import EXPORTERS, FAMILIES, export
+from onnx import numpy_helper
+from torch import nn
+
+from deploy.cards import load_card
+from edgeq.core.specs import BitSpec, Effort
+from edgeq.graph.lint import Severity, lint
+from edgeq.pipeline import BuildOptions, run_build
+
+# Enough to run every stage, and no more.
+FIGURES = {
+    "synthesis.samples": "16",
+    "synthesis.batch": "8",
+    "synthesis.iterations": "3",
+    "training.steps": "4",
+    "training.batch": "8",
+    "training.range_samples": "16",
+}
+# One quantizer of 8 bits leaves about 40 dB; the errors of the 53 in the deepest of these nets add up to 17 dB less,
+# and weights that no training ever made robust may amplify them by another 8 dB.
+FLOOR_DB = 15.0
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_options(model: onnx.ModelProto, folder, **words) -> BuildOptions:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    fields = {
+        "target": "jetson-orin",
+        "bits": BitSpec.parse("w8a8"),
+        "effort": Effort.QUICK,
+        "seed": 0,
+        "preset": None,
+        "mean": (),
+        "std": (),
+        "bounds": (),
+        "shapes": {},
+        "eval_path": None,
+        "settings": FIGURES,
+        "overwrite": False,
+    }
+    return BuildOptions(model=path, out=folder / "out", **(fields | words))
+
+
+def choose_recipe(model: onnx.ModelProto, shapes: list[tuple[int, ...]]) -> str:
+    """Return what a user would take: statistics if there are any, else dead leaves, which are pictures."""
+    if any(node.op_type == "BatchNormalization" for node in model.graph.node):
+        return "edgeq"
+    return "leaves" if any(len(shape) == 3 for shape in shapes) else "noise"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_built_from_file_to_file(name, exporter, tmp_path):
+    family, model = FAMILIES[name], export(name, exporter)
+    recipe = choose_recipe(model, list(family.inputs.values()))
+    results = run_build(make_options(model, tmp_path, recipe=recipe)).results
+    outputs = {item["tensor"]: item["sqnr_db"] for item in results["agreement"]["outputs"]}
+    assert tuple(outputs) == family.outputs
+    assert min(outputs.values()) > FLOOR_DB
+    assert results["codes"]["largest"] <= 1
+
+    built = onnx.load(tmp_path / "out" / "model.qdq.onnx")
+    onnx.checker.check_model(built, full_check=True)
+    assert list(built.graph.input) == list(model.graph.input)
+    assert list(built.graph.output) == list(model.graph.output)
+    for target in ("jetson-orin", "cpu"):
+        errors = [f for f in lint(built, load_card(target)) if f.severity is Severity.ERROR]
+        assert errors == []
+    # Every layer with weights is quantized, whatever the exporter made of it.
+    codes = [numpy_helper.to_array(item) for item in built.graph.initializer]
+    weights = [array for array in codes if array.dtype == "int8" and array.ndim > 1]
+    assert len(weights) == sum(isinstance(item, WEIGHTED) for item in family.make().modules())
+
+
+@pytest.mark.parametrize("name", ["resnet", "yolo", "vit"])
+def test_a_built_file_runs_at_any_batch_size_with_every_optimisation(name, tmp_path):
+    model = export(name, "dynamo")
+    run_build(make_options(model, tmp_path, recipe="noise", target="cpu"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.qdq.onnx", options)
+    (shape,) = FAMILIES[name].inputs.values()
+    for batch in (1, 3):
+        for output in session.run(None, {"input": torch.zeros(batch, *shape).numpy()}):
+            assert len(output) == batch
