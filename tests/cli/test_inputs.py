@@ -1,0 +1,263 @@
+"""`edgeq build` on networks that read other things than a batch of pictures, or give other things than classes.
+
+Each goes all the way: the teacher is proved against ONNX Runtime, the student's codes are those of the file that ships,
+and the bundle holds every input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from polygraphy.json import load_json
+
+from edgeq.core.samples import SampleSet
+
+HEAD = """r = Relu (n) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm<transB=1> (f, v) }"""
+BODY = "n = BatchNormalization (c, scale, bias, mean, var)"
+NORM = "float[4] scale, float[4] bias, float[4] mean, float[4] var"
+
+
+def picture_net(
+    shape: str, channels: int, *, front: str = "c = Conv (x, w)", kind: str = "float", **more: str
+) -> str:
+    extra = "".join(f", {item}" for item in more.values())
+    return (
+        f"g ({kind}[{shape}] x) => (float[N,5] y) <float[4,{channels},3,3] w, {NORM}, float[5,4] v{extra}>"
+        f"{{ {front} {BODY} {HEAD}"
+    )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left."""
+
+    source: onnx.ModelProto
+    folder: Path
+    out: str
+
+    def results(self) -> dict:
+        return json.loads((self.folder / "results.json").read_text("utf-8"))
+
+    def samples(self) -> SampleSet:
+        return SampleSet.load(self.folder / "samples")
+
+    def shipped(self) -> onnx.ModelProto:
+        return onnx.load(self.folder / "model.qdq.onnx")
+
+
+Build = Callable[..., Built]
+
+
+@pytest.fixture
+def build_net(edgeq, parse_graph, tiny, tmp_path) -> Build:
+    """Return a function that builds a graph given as text, and checks what holds for every network."""
+
+    def run(text: str, *words: object, **arrays: np.ndarray) -> Built:
+        source = parse_graph(text, var=np.ones(4, np.float32), **arrays)
+        onnx.save(source, tmp_path / "net.onnx")
+        folder = tmp_path / "out"
+        done = edgeq(
+            "build", tmp_path / "net.onnx", "--target", "cpu", *tiny, *words, "--out", folder
+        )
+        assert done.code == 0, done.err
+        built = Built(source, folder, done.out)
+        shipped = built.shipped()
+        onnx.checker.check_model(shipped, full_check=True)
+        assert list(shipped.graph.input) == list(source.graph.input)
+        assert list(shipped.graph.output) == list(source.graph.output)
+        results = built.results()
+        assert results["codes"]["tensors"]
+        assert results["codes"]["largest"] <= 1
+        assert min(output["sqnr_db"] for output in results["agreement"]["outputs"]) > 10
+        calls = load_json(str(folder / "bundle" / "inputs.json"))
+        size = source.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+        names = {item.name for item in source.graph.input}
+        assert [set(call) for call in calls] == [names] * (16 // size)
+        return built
+
+    return run
+
+
+def is_without_labels(built: Built) -> bool:
+    """Return true if the summary says so, no top class is told, and no loss needs one."""
+    history = json.loads((built.folder / "history.json").read_text("utf-8"))
+    told = [line for line in built.out.splitlines() if "gives no class scores" in line]
+    return (
+        len(told) == 1
+        and "top class" not in built.out
+        and built.results()["agreement"]["top1_match_ratio"] is None
+        and built.samples().labels is None
+        and set(history[0]) == {"step", "loss", "outputs", "features"}
+    )
+
+
+# The batch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_that_is_written_into_a_reshape_stays_in_the_file(build_net, batch):
+    text = picture_net(f"{batch},3,8,8", 3, to=f"int64[2] to = {{{batch},4}}")
+    text = text.replace("[N,5]", f"[{batch},5]").replace("Flatten (p)", "Reshape (p, to)")
+    built = build_net(text)
+    (to,) = (item for item in built.shipped().graph.initializer if item.name == "to")
+    assert onnx.numpy_helper.to_array(to).tolist() == [batch, 4]
+    assert len(built.samples()) == 16
+
+
+def test_a_batch_that_cannot_be_freed_is_refused_before_the_work(
+    edgeq, parse_graph, tiny, tmp_path
+):
+    text = picture_net("2,3,8,8", 3).replace("[N,5]", "[2,5]")
+    model = parse_graph(
+        text.replace("y = Gemm", "z = Gemm").replace(HEAD[-2:], " y = Softmax<axis=0> (z) }"),
+        var=np.ones(4, np.float32),
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    done = edgeq("build", tmp_path / "net.onnx", "--target", "cpu", *tiny, "--out", tmp_path / "o")
+    assert done.code == 3
+    assert "the batch size 2 is built into the file" in done.err
+    assert not (tmp_path / "o").exists()
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_may_be_last(build_net, channels):
+    front = "t = Transpose<perm=[0,3,1,2]> (x) c = Conv (t, w)"
+    built = build_net(picture_net(f"N,8,8,{channels}", channels, front=front))
+    assert built.samples().samples.shape == (16, 8, 8, channels)
+    assert (built.folder / "samples" / "preview.png").is_file()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_may_have_one_channel_or_four(build_net, channels):
+    built = build_net(picture_net(f"N,{channels},8,8", channels))
+    assert built.results()["agreement"]["top1_match_ratio"] is not None
+
+
+BYTES = "q = Cast<to=1> (x) d = Sub (q, m) e = Div (d, s) c = Conv (e, w)"
+
+
+@pytest.mark.parametrize("recipe", ["edgeq", "leaves", "noise"])
+def test_bytes_that_the_network_normalises_itself_are_made_as_bytes(build_net, recipe):
+    text = picture_net(
+        "N,3,8,8", 3, front=BYTES, kind="uint8", m="float m = {120}", s="float s = {60}"
+    )
+    built = build_net(text, "--recipe", recipe)
+    x = built.samples().samples
+    assert x.dtype == np.uint8
+    assert x.std() > 20
+    assert (built.folder / "samples" / "preview.png").is_file()
+
+
+# What is no picture ---------------------------------------------------------------------------------------------------
+
+VECTOR = """g (float[N,12] x) => (float[N,12] y) <float[4,12] a, float[12,4] b, {NORM}>
+{ c = Gemm<transB=1> (x, a) {BODY} r = Relu (n) y = Gemm<transB=1> (r, b) }"""
+VECTOR = VECTOR.replace("{NORM}", NORM).replace("{BODY}", BODY)
+
+
+def test_an_autoencoder_on_vectors_is_trained_on_its_outputs(build_net):
+    built = build_net(VECTOR)
+    assert is_without_labels(built)
+    assert "note: nothing is known of the values of the input 'x'" in built.out
+    assert np.abs(built.samples().samples).max() <= 4
+    assert not (built.folder / "samples" / "preview.png").exists()
+
+
+def test_the_values_of_a_vector_are_those_that_were_told(build_net):
+    built = build_net(VECTOR, "--mean", "100", "--std", "5")
+    x = built.samples().samples
+    assert "nothing is known" not in built.out
+    assert 80 <= x.min() < 98
+    assert 102 < x.max() <= 120
+
+
+def test_sound_has_one_axis_of_time(build_net):
+    text = picture_net("N,2,64", 2).replace("[4,2,3,3]", "[4,2,3]")
+    built = build_net(text)
+    assert built.samples().samples.shape == (16, 2, 64)
+
+
+def test_a_spectrogram_fills_its_bounds(build_net):
+    built = build_net(picture_net("N,1,20,12", 1), "--bounds=-80,0")
+    x = built.samples().samples
+    assert (x.min() >= -80, x.max() <= 0) == (True, True)
+    assert x.std() > 5
+
+
+# Several inputs -------------------------------------------------------------------------------------------------------
+
+TWO = """g (float[N,3,8,8] x, float[N,6] t) => (float[N,5] y)
+<float[4,3,3,3] w, {NORM}, float[4,6] u, float[5,8] v>
+{ c = Conv (x, w) {BODY} r = Relu (n) p = GlobalAveragePool (r) f = Flatten (p)
+  g = Gemm<transB=1> (t, u) h = Relu (g) j = Concat<axis=1> (f, h) y = Gemm<transB=1> (j, v) }"""
+TWO = TWO.replace("{NORM}", NORM).replace("{BODY}", BODY)
+
+
+@pytest.mark.parametrize("recipe", ["edgeq", "leaves", "noise"])
+def test_a_picture_and_a_vector_are_made_together(build_net, recipe):
+    built = build_net(TWO, "--recipe", recipe)
+    samples = built.samples()
+    assert {name: x.shape for name, x in samples.feed().items()} == {
+        "x": (16, 3, 8, 8),
+        "t": (16, 6),
+    }
+    assert built.results()["preprocessing"].startswith("'x': ")
+
+
+def test_models_of_two_inputs_can_be_compared(build_net, edgeq):
+    built = build_net(TWO)
+    pair = (built.folder.parent / "net.onnx", built.folder / "model.qdq.onnx")
+    done = edgeq("compare", *pair, "--samples", built.folder / "samples", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["outputs"][0]["sqnr_db"] > 10
+
+
+def test_pictures_with_labels_do_not_feed_two_inputs(edgeq, parse_graph, digits, tiny, tmp_path):
+    onnx.save(parse_graph(TWO, var=np.ones(4, np.float32)), tmp_path / "net.onnx")
+    words = ("--target", "cpu", "--eval", digits / "heldout.zip", *tiny, "--out", tmp_path / "out")
+    done = edgeq("build", tmp_path / "net.onnx", *words)
+    assert done.code == 3
+    assert "--eval for a network of 2 inputs" in done.err
+
+
+# Outputs --------------------------------------------------------------------------------------------------------------
+
+OUTPUTS = """g (float[N,3,8,8] x) => ({OUTPUTS})
+<float[4,3,3,3] w, {NORM}, float[2,4,1,1] k, float[5,4] v>
+{ c = Conv<pads=[1,1,1,1]> (x, w) {BODY} r = Relu (n) {REST} }"""
+OUTPUTS = OUTPUTS.replace("{NORM}", NORM).replace("{BODY}", BODY)
+POOL = "p = GlobalAveragePool (r) f = Flatten (p) l = Gemm<transB=1> (f, v)"
+MASK = "m = Conv (r, k)"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "rest"),
+    [
+        ("float[N,2,8,8] m", MASK),
+        ("float[N,5] e", f"{POOL} e = LpNormalization<axis=1> (l)"),
+        ("float[N,5] e", f"{POOL} e = Sigmoid (l)"),
+        ("float[N,2,8,8] m, float[N,5] l", f"{MASK} {POOL}"),
+        ("float[N,2,8,8] m, int64[N,1,8,8] i", f"{MASK} i = ArgMax<axis=1> (m)"),
+    ],
+    ids=["mask", "embedding", "independent", "mask-and-scores", "mask-and-indices"],
+)
+def test_what_is_no_class_score_switches_the_label_terms_off(build_net, outputs, rest):
+    assert is_without_labels(
+        build_net(OUTPUTS.replace("{OUTPUTS}", outputs).replace("{REST}", rest))
+    )
+
+
+def test_outputs_beside_the_class_scores_are_matched_too(build_net):
+    text = OUTPUTS.replace("{OUTPUTS}", "float[N,5] l, float[N,2,8,8] m")
+    built = build_net(text.replace("{REST}", f"{MASK} {POOL}"))
+    history = json.loads((built.folder / "history.json").read_text("utf-8"))
+    assert {"distillation", "outputs"} <= set(history[0])
