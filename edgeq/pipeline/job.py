@@ -216,6 +216,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         last_map=last_map if classes is not None else None,
         classes=classes,
         findings=(
+            *loaded.findings,
             *(finding for report in reports for finding in report.findings),
             *statistics.findings,
             *placed.findings,
@@ -279,7 +280,18 @@ def place(
     fold = fold_batchnorm(fold_weights(loaded.model).model)
     inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
     plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
-    return Placed(model=fold.model, inferred=inferred, plan=plan, findings=fold.findings)
+    return Placed(
+        model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)
+    )
+
+
+def _tell_unfolded(findings: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the findings of `fold_batchnorm`, as one if they are many: some networks keep a node in every block."""
+    if len(findings) < 2:
+        return findings
+    return (
+        f"{len(findings)} BatchNormalizations cannot be folded and stay nodes of their own; the first: {findings[0]}",
+    )
 
 
 def _run_once(teacher: Teacher, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""One small network of each family that edgeq is to carry from file to file. Entry: `FAMILIES`, `export`."""
+"""One small network of each family that edgeq is to carry. Entries: `FAMILIES`, `make_net`, `export`."""
 
 from __future__ import annotations
 
@@ -62,10 +62,16 @@ EXPORTERS = {"torchscript": export_torchscript, "dynamo": export_dynamo}
 
 
 @functools.cache
-def export(name: str, exporter: str) -> onnx.ModelProto:
-    """Return the network of a family, seeded, as one of `EXPORTERS` writes it; the first keeps BatchNorm."""
+def make_net(name: str) -> nn.Module:
+    """Return the network of a family, seeded, with statistics, in eval mode."""
     family = FAMILIES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = settle(family.make(), family.inputs)
-    return EXPORTERS[exporter](net, inputs=family.inputs, outputs=family.outputs)
+        return settle(family.make(), family.inputs)
+
+
+@functools.cache
+def export(name: str, exporter: str) -> onnx.ModelProto:
+    """Return the network of a family as one of `EXPORTERS` writes it; the first keeps BatchNorm."""
+    family = FAMILIES[name]
+    return EXPORTERS[exporter](make_net(name), inputs=family.inputs, outputs=family.outputs)

@@ -10,14 +10,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nets.families import EXPORTERS, FAMILIES, export
+from nets.families import EXPORTERS, FAMILIES, export, make_net
 from onnx import numpy_helper
 from torch import nn
 
 from deploy.cards import load_card
 from edgeq.core.specs import BitSpec, Effort
+from edgeq.graph.batchnorm import read_bn_table
 from edgeq.graph.lint import Severity, lint
-from edgeq.pipeline import BuildOptions, run_build
+from edgeq.pipeline import BuildOptions, prepare, run_build
+from edgeq.teacher.recovery import recover_bn_table
 
 # Enough to run every stage, and no more.
 FIGURES = {
@@ -31,6 +33,7 @@ FIGURES = {
 # One quantizer of 8 bits leaves about 40 dB; the errors of the 53 in the deepest of these nets add up to 17 dB less,
 # and weights that no training ever made robust may amplify them by another 8 dB.
 FLOOR_DB = 15.0
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -90,7 +93,7 @@ def test_a_family_is_built_from_file_to_file(name, exporter, tmp_path):
     # Every layer with weights is quantized, whatever the exporter made of it.
     codes = [numpy_helper.to_array(item) for item in built.graph.initializer]
     weights = [array for array in codes if array.dtype == "int8" and array.ndim > 1]
-    assert len(weights) == sum(isinstance(item, WEIGHTED) for item in family.make().modules())
+    assert len(weights) == sum(isinstance(item, WEIGHTED) for item in make_net(name).modules())
 
 
 @pytest.mark.parametrize("name", ["resnet", "yolo", "vit"])
@@ -104,3 +107,22 @@ def test_a_built_file_runs_at_any_batch_size_with_every_optimisation(name, tmp_p
     for batch in (1, 3):
         for output in session.run(None, {"input": torch.zeros(batch, *shape).numpy()}):
             assert len(output) == batch
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"convnext", "super_resolution", "vit"}))
+def test_every_batchnorm_that_the_exporter_folded_is_recovered_from_the_state_dict(name):
+    net = make_net(name)
+    count = sum(isinstance(item, BATCHNORMS) for item in net.modules())
+    model = onnx.shape_inference.infer_shapes(export(name, "dynamo"))
+    kept = len(read_bn_table(model).entries)
+    found = recover_bn_table(model, {key: value.numpy() for key, value in net.state_dict().items()})
+    assert found.failed == ()
+    assert len(found.matched) == count - kept
+    assert kept == {"densenet": 7}.get(name, 0)  # behind a Concat there is nothing to fold into
+
+
+def test_many_nodes_that_cannot_be_folded_are_one_finding(tmp_path):
+    job = prepare(make_options(export("densenet", "torchscript"), tmp_path, recipe="noise"))
+    (told,) = (text for text in job.findings if "BatchNormalization" in text)
+    assert told.startswith("7 BatchNormalizations cannot be folded")
+    assert told.endswith("'/first.0/Concat_output_0' is the output of Concat")
