@@ -206,7 +206,9 @@ class _PixelLoop:
             spectrum = self._noise_spectrum(len(rows))
             terms["decorrelation"] = weight * spectral_gram_term(rows, spectrum)
         if self._problem.classes is not None and spec.label > 0:
-            terms["label"] = spec.label * torch.nn.functional.cross_entropy(outputs[0], labels)
+            terms["label"] = spec.label * torch.nn.functional.cross_entropy(
+                outputs[0].float(), labels
+            )
         return terms
 
     def _noise_spectrum(self, count: int) -> Spectrum:

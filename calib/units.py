@@ -41,10 +41,10 @@ class Unit:
     def restore(self, z: Tensor) -> NDArray[Any]:
         """Return what the file takes: legal values of its type."""
         if self.centre is None or self.scale is None:
-            return np.ascontiguousarray(z.numpy())
+            return np.ascontiguousarray(z.numpy(), dtype=self.spec.dtype)
         low, high = legal_box(self.spec)
         x = torch.maximum(torch.minimum(self.centre + self.scale * z, high), low)
-        if self.spec.dtype != "float32":
+        if self.spec.dtype == "uint8":
             x = x.round()
         return np.ascontiguousarray(x.numpy().astype(self.spec.dtype))
 
@@ -88,7 +88,7 @@ def _unit(spec: InputSpec) -> Unit:
     mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
     if spec.layout is Layout.OTHER:
         centre, scale = mean, std
-        if spec.dtype == "float32" and spec.mean == (0.0,) and spec.std == (1.0,):
+        if spec.mean == (0.0,) and spec.std == (1.0,):
             return Unit(spec=spec, standard=spec)
     elif float((1 / std).max()) > WIDEST:
         centre, scale = (0.5 - mean) / std, 0.25 / std

@@ -163,7 +163,7 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the metadata that the host knows (deployment/tensorrt.md 4.6)."""
     opsets = {item.domain or "ai.onnx": item.version for item in model.opset_import}
-    is_half = model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    is_half = any(item.data_type == onnx.TensorProto.FLOAT16 for item in model.graph.initializer)
     return {
         "schema": 1,
         "edgeq_version": edgeq.__version__,

@@ -1,7 +1,7 @@
 """The sample set: the inputs that training, range setting and every comparison read. Numpy only.
 
-On disk it is a folder: `samples.npy` (float32 or uint8, the model's own unit and layout), `input_1.npy` and so on for
-the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes) and
+On disk it is a folder: `samples.npy` (float32, float16 or uint8, in the model's own unit and layout), `input_1.npy` and
+so on for the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes) and
 `samples.json` (provenance and digests). Nothing is pickled.
 """
 
@@ -26,7 +26,7 @@ class SampleSet:
 
     Attributes:
         input_name: the model input that the samples belong to; the first one of several.
-        samples: [N, *shape], float32 or uint8, normalised.
+        samples: [N, *shape], float32, float16 or uint8, normalised.
         labels: [N], int64, the classes that were aimed at; None where there are none.
         provenance: recipe, seed, figures, versions: whatever JSON can hold.
         others: of the further inputs, by name; as `samples`.
@@ -90,7 +90,7 @@ class SampleSet:
                 raise _unusable(folder, f"{name} is missing or was changed")
             arrays[name] = np.load(path, allow_pickle=False)
         labels = arrays.pop("labels.npy", None)
-        is_known = all(x.dtype in (np.float32, np.uint8) for x in arrays.values())
+        is_known = all(x.dtype in (np.float32, np.float16, np.uint8) for x in arrays.values())
         lengths = {len(x) for x in (*arrays.values(), *([] if labels is None else [labels]))}
         if not is_known or len(lengths) != 1:
             raise _unusable(folder, "its arrays do not fit together")

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.files import digest_file
+from edgeq.graph.as_float32 import as_float32
 from edgeq.graph.findings import require_none
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
@@ -60,11 +61,13 @@ class LoadedModel:
 
     Attributes:
         model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
-            every If of known condition by the branch that is taken; nothing else is added or changed.
+            every If of known condition by the branch that is taken, and half precision inside by float32; nothing else
+            is added or changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
         size_bytes: the file and its external files.
+        findings: what the user should know of it, one sentence each.
     """
 
     model: onnx.ModelProto
@@ -72,6 +75,7 @@ class LoadedModel:
     digest: str
     path: Path
     size_bytes: int
+    findings: tuple[str, ...] = ()
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -93,6 +97,9 @@ def load_model(path: Path) -> LoadedModel:
     model, inferred = _inline_branches(inlined, path)
     check_extents(inferred, path)
     check_values(model, path)
+    wide = as_float32(model)
+    if wide.changed:
+        model, inferred = wide.model, _infer(wide.model, path)
     files = sorted({ref.file for ref in refs})
     return LoadedModel(
         model=model,
@@ -100,6 +107,7 @@ def load_model(path: Path) -> LoadedModel:
         digest=_digest(data, files),
         path=path,
         size_bytes=len(data) + sum(file.stat().st_size for file in files),
+        findings=wide.findings,
     )
 
 

@@ -158,11 +158,13 @@ class _Loop:
     ) -> tuple[list[Tensor], dict[str, float]]:
         spec = self._spec
         wanted, wanted_features = self._teacher(*x)
+        wanted = [_in_float32(output) for output in wanted]
         wanted_map = None
         if self._map_index is not None:
             wanted_map = activation_map(wanted[0], wanted_features[self._map_index]).detach()
         targets = [output.detach() for output in wanted]
         outputs, features = self._student(*x)
+        outputs = [_in_float32(output) for output in outputs]
         terms: dict[str, tuple[float, Tensor]] = {}
         if labels is not None:
             value = distillation(outputs[0], targets[0], spec.temperature)
@@ -238,6 +240,11 @@ def _tensors(problem: TrainingProblem) -> list[Tensor]:
     """Return the samples of every input, in file order, as float32."""
     feed = problem.samples.feed()
     return [torch.from_numpy(feed[name]).float() for name in problem.teacher.inputs]
+
+
+def _in_float32(output: Tensor) -> Tensor:
+    """Return an output of half precision in float32, in which losses do not overflow; others as they are."""
+    return output.float() if output.is_floating_point() else output
 
 
 def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -22,6 +22,8 @@ from edgeq.teacher.teacher import Teacher, with_outputs
 # Two float32 programs that add the terms of a dot product in another order differ by about sqrt(terms) * 2^-24 of the
 # result a layer. 1e-4 is 1700 * 2^-24: 100 layers of 4608 terms (3 x 3 x 512) with independent errors stay at 680.
 RELATIVE_TOLERANCE = 1e-4
+# Two programs may round the same value of a float16 output (11 bits) to different sides.
+HALF_TOLERANCE = 2.0**-10
 # Keeps an output that is zero everywhere from asking for equal bits.
 ABSOLUTE_TOLERANCE = 1e-5
 
@@ -171,11 +173,12 @@ def _compare(tensor: str, ours: Array, theirs: Array) -> _Difference:
         )
     error = float(np.abs(a - b).max(initial=0))
     largest = float(np.abs(b).max(initial=0))
+    relative = HALF_TOLERANCE if theirs.dtype == np.float16 else RELATIVE_TOLERANCE
     return _Difference(
         tensor=tensor,
         largest_abs=error,
         largest_rel=error / largest if largest else 0.0,
-        tolerance=RELATIVE_TOLERANCE * largest + ABSOLUTE_TOLERANCE if is_float else 0.0,
+        tolerance=relative * largest + ABSOLUTE_TOLERANCE if is_float else 0.0,
     )
 
 

@@ -59,7 +59,7 @@ def build_net(edgeq, parse_graph, tiny, tmp_path) -> Build:
     """Return a function that builds a graph given as text, and checks what holds for every network."""
 
     def run(text: str, *words: object, **arrays: np.ndarray) -> Built:
-        source = parse_graph(text, var=np.ones(4, np.float32), **arrays)
+        source = parse_graph(text, **{"var": np.ones(4, np.float32), **arrays})
         onnx.save(source, tmp_path / "net.onnx")
         folder = tmp_path / "out"
         done = edgeq(
@@ -261,3 +261,24 @@ def test_outputs_beside_the_class_scores_are_matched_too(build_net):
     built = build_net(text.replace("{REST}", f"{MASK} {POOL}"))
     history = json.loads((built.folder / "history.json").read_text("utf-8"))
     assert {"distillation", "outputs"} <= set(history[0])
+
+
+# Half precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("border", ["float16", "float"])
+def test_a_float16_network_keeps_the_types_of_its_border(build_net, border):
+    text = picture_net("N,3,8,8", 3).replace("float[", "float16[")
+    if border == "float":
+        text = text.replace("g (float16[", "g (float[").replace("(float16[N,5]", "(float[N,5]")
+        text = text.replace("{ c = Conv (x", "{ a = Cast<to=10> (x) c = Conv (a")
+        text = text.replace("y = Gemm", "z = Gemm").replace(HEAD[-2:], " y = Cast<to=1> (z) }")
+    built = build_net(text, var=np.ones(4, np.float16))
+    assert built.samples().samples.dtype == {"float16": np.float16, "float": np.float32}[border]
+    assert "note: the file is of float16" in built.out
+
+
+def test_a_bfloat16_network_with_a_float_border_is_computed_in_float32(build_net):
+    front = "h = Cast<to=16> (x) k = Cast<to=16> (a) d = Gemm<transB=1> (h, k) c = Cast<to=1> (d)"
+    built = build_net(VECTOR.replace("c = Gemm<transB=1> (x, a)", front))
+    assert "note: the file is of bfloat16" in built.out

@@ -1,0 +1,110 @@
+"""Files of half precision, computed in float32: their inputs and outputs keep their types, behind and before a Cast."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from edgeq.graph.passes import PassResult
+from edgeq.graph.view import GraphView, to_array, unique_name
+
+HALF = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+# Attributes of type int that name an element type.
+_TYPE_ATTRIBUTES = {
+    "Cast": "to",
+    "EyeLike": "dtype",
+    "RandomNormalLike": "dtype",
+    "Bernoulli": "dtype",
+}
+
+
+def as_float32(model: onnx.ModelProto) -> PassResult:
+    """Return `model` with float32 in place of float16 and bfloat16; the one passed in is not changed.
+
+    1. Initializers, constants and the types that nodes name become float32.
+    2. An input or output of half precision keeps its name and type, with a Cast between it and the rest.
+    3. Left alone: every other type, and models without half precision.
+    """
+    found = _half_types(model)
+    if not found:
+        return PassResult(model=model, changed=False)
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.value_info[:]
+    used = GraphView(model).names()
+    stored = {item.name for item in wide.graph.initializer}
+    front = [
+        helper.make_node(
+            "Cast", [item.name], [unique_name(f"{item.name}/float32", used)], to=TensorProto.FLOAT
+        )
+        for item in wide.graph.input
+        if item.type.tensor_type.elem_type in HALF and item.name not in stored
+    ]
+    back = [
+        helper.make_node(
+            "Cast",
+            [unique_name(f"{item.name}/float32", used)],
+            [item.name],
+            to=item.type.tensor_type.elem_type,
+        )
+        for item in wide.graph.output
+        if item.type.tensor_type.elem_type in HALF
+    ]
+    renamed = {node.input[0]: node.output[0] for node in front}
+    made = {node.output[0]: node.input[0] for node in back}
+    for item in wide.graph.input:
+        if item.type.tensor_type.elem_type in HALF and item.name in stored:
+            item.type.tensor_type.elem_type = TensorProto.FLOAT
+    _widen(wide.graph)
+    for node in wide.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = made.get(name, renamed.get(name, name))
+        for index, name in enumerate(node.output):
+            node.output[index] = made.get(name, name)
+    nodes = [*front, *wide.graph.node, *back]
+    del wide.graph.node[:]
+    wide.graph.node.extend(nodes)
+    kinds = " and ".join(sorted(found))
+    finding = f"the file is of {kinds}: what is not quantized becomes float32; inputs and outputs keep their types"
+    return PassResult(model=wide, changed=True, touched=tuple(sorted(found)), findings=(finding,))
+
+
+def _half_types(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the half types that the inputs, outputs, initializers or constants have."""
+    values = [*model.graph.input, *model.graph.output]
+    types = {item.type.tensor_type.elem_type for item in values}
+    types |= {item.data_type for item in model.graph.initializer}
+    types |= {
+        item.t.data_type
+        for node in model.graph.node
+        for item in node.attribute
+        if item.type == AttributeProto.TENSOR
+    }
+    types |= {
+        item.i for node in model.graph.node for item in node.attribute if _names_type(node, item)
+    }
+    return {HALF[kind] for kind in types if kind in HALF}
+
+
+def _names_type(node: onnx.NodeProto, item: onnx.AttributeProto) -> bool:
+    return _TYPE_ATTRIBUTES.get(node.op_type) == item.name
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for item in node.attribute:
+            if item.type == AttributeProto.TENSOR:
+                _widen_tensor(item.t)
+            elif item.type == AttributeProto.GRAPH:
+                _widen(item.g)
+            elif _names_type(node, item) and item.i in HALF:
+                item.i = TensorProto.FLOAT
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in HALF:
+        values = to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

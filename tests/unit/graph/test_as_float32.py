@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgeq.graph.as_float32 import as_float32
+
+HALF = """g (float16[N,4] x, float[N,4] z) => (float16[N,4] y, float[N,4] o) <float16[4,4] w>
+{ c = Constant<value = float16 {2}> () m = MatMul (x, w) d = Mul (m, c) h = Cast<to=10> (z) y = Add (d, h)
+  o = Cast<to=1> (y) }"""
+
+
+def test_the_result_computes_the_same_and_keeps_inputs_and_outputs(parse_graph):
+    model = parse_graph(HALF)
+    before = model.SerializeToString()
+    result = as_float32(model)
+    assert model.SerializeToString() == before
+    assert result.changed
+    onnx.checker.check_model(result.model, full_check=True)
+    assert list(result.model.graph.input) == list(model.graph.input)
+    assert list(result.model.graph.output) == list(model.graph.output)
+    rng = np.random.default_rng(0)
+    feed = {"x": rng.normal(size=(3, 4)).astype(np.float16), "z": np.ones((3, 4), np.float32)}
+    wanted, found = (ReferenceEvaluator(item).run(None, feed) for item in (model, result.model))
+    for a, b in zip(wanted, found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_nothing_inside_is_half_any_more_and_the_user_is_told(parse_graph, name):
+    number = {"float16": 10, "bfloat16": 16}[name]
+    text = HALF.replace("float16", name).replace("to=10", f"to={number}")
+    result = as_float32(
+        parse_graph(
+            text.replace(f" c = Constant<value = {name} {{2}}> ()", "").replace("(m, c)", "(m, m)")
+        )
+    )
+    inner = onnx.shape_inference.infer_shapes(result.model, strict_mode=True).graph
+    assert {item.type.tensor_type.elem_type for item in inner.value_info} == {TensorProto.FLOAT}
+    assert [numpy_helper.to_array(item).dtype for item in inner.initializer] == [np.float32]
+    (finding,) = result.findings
+    assert name in finding
+
+
+def test_a_model_without_half_precision_is_passed_on(parse_graph):
+    model = parse_graph("g (float[N,4] x) => (float[N,4] y) { y = Relu (x) }")
+    result = as_float32(model)
+    assert result.model is model
+    assert not result.changed
