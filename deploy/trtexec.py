@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.cards import Capability, require_capability
 from edgeq.core.errors import InputError, TargetError
 from edgeq.core.serial import Spec
 from edgeq.core.specs import InputSpec, TargetCard
@@ -59,12 +60,7 @@ def trtexec_line(
         InputError: if an input has a name that trtexec cannot read.
     """
     version = tensorrt_version(card)
-    if not card.has_int8:
-        raise TargetError(
-            f"{card.title} has no INT8 arithmetic",
-            why="a Q/DQ model cannot become an engine there",
-            mend="choose another target: `edgeq targets` lists them",
-        )
+    require_capability(card, Capability.INT8)
     line = [f"--onnx={onnx_name}", f"--saveEngine={engine_name}", *_precision(card, version)]
     line += _shape_ranges(inputs, batch or BatchRange())
     line.append(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeq.cli import options
 from edgeq.cli.output import print_fields, print_json, print_table
+
+if TYPE_CHECKING:  # numpy is too much for `--help`
+    from edgeq.core.specs import TargetCard
 
 
 def targets(
@@ -20,8 +23,11 @@ def targets(
     from deploy.cards import card_names, load_card
 
     if show is not None:
-        write = print_json if as_json else print_fields
-        write(load_card(show).to_dict())
+        card = load_card(show)
+        if as_json:
+            print_json(card.to_dict())
+        else:
+            _print_card(card)
         return
     cards = [load_card(name) for name in card_names()]
     if as_json:
@@ -32,5 +38,26 @@ def targets(
         [
             (card.name, card.title, f"{card.runtime} {card.runtime_version}", card.stack)
             for card in cards
+        ],
+    )
+
+
+def _print_card(card: TargetCard) -> None:
+    """Write the facts, one a line, and below them where each comes from and how it is known."""
+    fields = card.to_dict()
+    del fields["sources"]
+    fields["formats"] = ", ".join(fields["formats"])
+    print_fields(fields)
+    typer.echo("")
+    print_table(
+        ("facts", "verified", "how", "source"),
+        [
+            (
+                ", ".join(source.facts),
+                "yes" if source.evidence.is_verified else "no",
+                source.evidence.value,
+                source.text,
+            )
+            for source in card.sources
         ],
     )

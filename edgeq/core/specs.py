@@ -170,6 +170,58 @@ class BitSpec(Spec):
         return f"w{self.weights}a{self.activations}"
 
 
+class GraphFlavour(enum.Enum):
+    """How a graph tells TensorRT the types of what is not quantized."""
+
+    PLAIN = "plain"  # no Q/DQ: the chip has no INT8; precision flags choose FP16
+    FP32_TYPED = "fp32-typed"  # Q/DQ in an FP32 graph; precision flags choose FP16 for the rest
+    FP16_TYPED = "fp16-typed"  # Q/DQ in an FP16 graph; strong typing, every type as written
+
+
+class NumberFormat(enum.Enum):
+    """Formats in which a target's runtime computes, or stores weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4_WEIGHTS = "int4-weights"  # weight-only, of MatMul and Gemm
+    FP8 = "fp8"
+    MXFP8 = "mxfp8"  # MatMul and Gemm
+    NVFP4 = "nvfp4"  # MatMul and Gemm
+
+
+class Evidence(enum.Enum):
+    """How a fact on a target is known, strongest first."""
+
+    EXPERIMENT = "experiment"  # found by running the named version
+    BINARY = "binary"  # enumerated from the shipped Python bindings
+    SOURCE = "source"  # read in source code
+    DOCUMENTATION = "documentation"  # read in the vendor's documentation
+    INFERRED = "inferred"  # follows from other facts
+    RECALLED = "recalled"  # a data sheet from memory, not read again; good for estimates only
+
+    @property
+    def is_verified(self) -> bool:
+        """Return true if the fact was read or run, false if it was inferred or remembered."""
+        return self not in {Evidence.INFERRED, Evidence.RECALLED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Spec):
+    """Where facts of a target card come from.
+
+    Attributes:
+        facts: names of the card's fields.
+        evidence: how they are known.
+        text: the place, and what was not tried.
+    """
+
+    facts: tuple[str, ...]
+    evidence: Evidence
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetCard(Spec):
     """The facts of one target: a chip plus its TensorRT version.
@@ -182,12 +234,16 @@ class TargetCard(Spec):
         stack: what ships it, for instance "JetPack 6.1 / 6.2".
         compute_capability: CUDA compute capability, or "" for a CPU.
         opset_min, opset_max, ir_max: limits of its ONNX parser.
+        flavour: the graph that the stack is best served with.
         weak_typing: true where precision flags choose the types of what is not quantized.
         prequantized_weights: true where an INT8 initializer may feed DequantizeLinear directly.
-        has_int8: false where the chip has no INT8 arithmetic.
+        formats: number formats that run.
+        dla_cores: DLA cores that this stack can use.
+        dla_int8_tops: of these cores together, dense.
+        dla: how DLA is used there, or why it is not.
         memory_gb, bandwidth_gb_s, int8_tops, fp16_tops: of the largest module of the name; 0 where not known.
         notes: what a user should know.
-        sources: one line a fact group: where the facts come from and whether they were verified.
+        sources: where each fact comes from and whether it was verified.
     """
 
     name: str
@@ -199,12 +255,21 @@ class TargetCard(Spec):
     opset_min: int
     opset_max: int
     ir_max: int
+    flavour: GraphFlavour
     weak_typing: bool
     prequantized_weights: bool
-    has_int8: bool
+    formats: tuple[NumberFormat, ...]
+    dla_cores: int
+    dla_int8_tops: float
+    dla: str
     memory_gb: float
     bandwidth_gb_s: float
     int8_tops: float
     fp16_tops: float
     notes: tuple[str, ...]
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def has_int8(self) -> bool:
+        """Return true if Q/DQ nodes become INT8 arithmetic there."""
+        return NumberFormat.INT8 in self.formats

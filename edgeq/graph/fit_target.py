@@ -6,7 +6,7 @@ import onnx
 from onnx import version_converter
 
 from edgeq.core.errors import ModelError, TargetError
-from edgeq.core.specs import TargetCard
+from edgeq.core.specs import GraphFlavour, TargetCard
 from edgeq.graph.view import GraphView
 
 # Per-channel scales came with opset 13.
@@ -45,7 +45,21 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
             f"IR version {fitted.ir_version} was changed to {version} for '{card.name}'"
         )
         fitted.ir_version = version
-    return fitted, findings
+    return fitted, findings + _describe_typing(card)
+
+
+def _describe_typing(card: TargetCard) -> list[str]:
+    """Return what follows from an FP32-typed graph on a stack that is best served with an FP16-typed one."""
+    if card.flavour is not GraphFlavour.FP16_TYPED:
+        return []
+    runtime = f"{card.runtime} {card.runtime_version}"
+    if card.weak_typing:
+        return [
+            f"the graph is FP32-typed; {runtime} builds it by weak typing (--int8 --fp16), accepted but deprecated"
+        ]
+    return [
+        f"the graph is FP32-typed, and {runtime} is strongly typed: what is not quantized runs in FP32, not FP16"
+    ]
 
 
 def _raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:

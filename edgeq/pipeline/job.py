@@ -166,13 +166,14 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         EdgeqError: of the kind that fits; see `core.errors`.
     """
     from calib.synthesize import no_statistics
-    from deploy.cards import load_card
+    from deploy.cards import Capability, load_card, require_capability
     from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
     from edgeq.teacher.proof import prove_equal, require_any_batch
 
     progress = progress or NoProgress()
     card = load_card(options.target)
+    require_capability(card, Capability.INT8)
     recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
     progress.start("read", 1, "file")
     loaded, reports = read_model(options)
@@ -275,10 +276,11 @@ def place(
     """
     from edgeq.graph.batchnorm import fold_batchnorm
     from edgeq.graph.fold_weights import fold_weights
+    from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.placement import plan_placement
 
     fold = fold_batchnorm(fold_weights(loaded.model).model)
-    inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
+    inferred = infer_shapes(fold.model)
     plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
     return Placed(
         model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)

@@ -169,9 +169,10 @@ def run_explain(options: BuildOptions) -> QuantPlan:
     Raises:
         EdgeqError: if the model cannot be read or placed.
     """
-    from deploy.cards import load_card
+    from deploy.cards import Capability, load_card, require_capability
 
     card = load_card(options.target)
+    require_capability(card, Capability.INT8)
     loaded, reports = read_model(options)
     return place(options, card, loaded, [report.spec for report in reports]).plan
 

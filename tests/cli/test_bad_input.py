@@ -191,6 +191,12 @@ CASES = [
         code=4,
     ),
     Case(
+        name="a target without INT8",
+        words=("--target", "jetson-tx2"),
+        says=("no INT8 arithmetic", "in FP16", "--target jetson-xavier-nx"),
+        code=4,
+    ),
+    Case(
         name="an unknown recipe",
         words=("--recipe", "edqeg"),
         says=("unknown recipe 'edqeg'", "did you mean edgeq", "noise"),

@@ -16,7 +16,7 @@ from onnx import numpy_helper, parser
 
 from deploy.bundle import write_bundle
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import InputSpec, Layout, TargetCard
+from edgeq.core.specs import GraphFlavour, InputSpec, Layout, NumberFormat, TargetCard
 
 _NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -74,13 +74,17 @@ def build(tmp_path_factory) -> Path:
         ir_max=10,
         weak_typing=True,
         prequantized_weights=True,
-        has_int8=True,
+        flavour=GraphFlavour.FP32_TYPED,
+        formats=(NumberFormat.FP32, NumberFormat.INT8),
+        dla_cores=0,
+        dla_int8_tops=0.0,
+        dla="none: made up for tests",
         memory_gb=0.0,
         bandwidth_gb_s=0.0,
         int8_tops=0.0,
         fp16_tops=0.0,
         notes=(),
-        sources=("made up for tests",),
+        sources=(),
     )
     write_bundle(
         folder / "bundle",

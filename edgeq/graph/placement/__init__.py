@@ -61,7 +61,7 @@ def _require_int8(card: TargetCard) -> None:
         raise TargetError(
             f"the target '{card.name}' ({card.title}) has no INT8 arithmetic",
             why="its TensorRT builds FP32 and FP16 engines only, so a Q/DQ model would not run there",
-            mend="the nearest target that can is --target jetson-orin; `edgeq targets` lists them all",
+            mend="`edgeq targets` shows which number formats run on each target; choose one with int8",
         )
 
 

@@ -16,7 +16,16 @@ def test_one_card_is_shown_with_all_its_facts(edgeq: Any) -> None:
     done = edgeq("targets", "--show", "jetson-orin")
     card = load_card("jetson-orin")
     assert card.title in done.out
-    assert [note for note in (*card.notes, *card.sources) if note not in done.out] == []
+    told = [*card.notes, card.dla, *(source.text for source in card.sources)]
+    assert [text for text in told if text not in done.out] == []
+
+
+def test_each_source_says_whether_it_was_verified(edgeq: Any) -> None:
+    rows = edgeq("targets", "--show", "jetson-orin@jetpack7.2").out.splitlines()
+    (typing,) = [row for row in rows if row.startswith("weak_typing") and "bindings" in row]
+    (memory,) = [row for row in rows if row.startswith("memory_gb,")]
+    assert "  yes       binary " in typing
+    assert "  no        recalled " in memory
 
 
 def test_json_is_the_card_itself(edgeq: Any) -> None:

@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 
 from edgeq.core.plan import Decision, Grid, OwnRange, QuantPlan, Role, Site
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import InputSpec, Layout, TargetCard
+from edgeq.core.specs import GraphFlavour, InputSpec, Layout, NumberFormat, TargetCard
 
 _FLOAT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -150,13 +150,17 @@ def make_card() -> Callable[..., TargetCard]:
             "ir_max": 9,
             "weak_typing": True,
             "prequantized_weights": True,
-            "has_int8": True,
+            "flavour": GraphFlavour.FP32_TYPED,
+            "formats": (NumberFormat.FP32, NumberFormat.FP16, NumberFormat.INT8),
+            "dla_cores": 0,
+            "dla_int8_tops": 0.0,
+            "dla": "none: made up for tests",
             "memory_gb": 8.0,
             "bandwidth_gb_s": 102.0,
             "int8_tops": 40.0,
             "fp16_tops": 20.0,
             "notes": (),
-            "sources": ("made up for tests",),
+            "sources": (),
         }
         return TargetCard(**{**facts, **changes})
 

@@ -202,7 +202,7 @@ def test_an_empty_sample_set_is_refused(make_bundle, samples):
 
 def test_a_target_without_int8_gets_no_bundle(make_bundle, make_card, tmp_path):
     with pytest.raises(TargetError):
-        make_bundle(card=make_card("8.2.1", has_int8=False))
+        make_bundle(card=make_card("8.2.1", formats=()))
     assert not (tmp_path / "out").exists()
 
 

@@ -112,7 +112,7 @@ def test_timing_on_8_has_one_percentile(make_card, input_spec):
 
 def test_a_target_without_int8_is_refused(make_card, input_spec):
     with pytest.raises(TargetError, match="no INT8"):
-        build(make_card("8.2.1", has_int8=False), [input_spec])
+        build(make_card("8.2.1", formats=()), [input_spec])
 
 
 def test_a_target_without_tensorrt_is_refused(make_card, input_spec):

@@ -345,6 +345,25 @@ def test_an_ir_version_above_the_targets_is_lowered(block):
     assert "IR version 12" in result.findings[0]
 
 
+@pytest.mark.parametrize(
+    ("target", "weak_typing", "words"),
+    [
+        ("jetson-orin@jetpack7.2", True, "weak typing (--int8 --fp16)"),
+        ("jetson-orin@jetpack7.2", False, "what is not quantized runs in FP32"),
+        ("jetson-orin", True, None),
+        ("cpu", False, None),
+    ],
+)
+def test_a_target_that_wants_an_fp16_typed_graph_is_told_what_it_gets(
+    block, target, weak_typing, words
+):
+    card = dataclasses.replace(load_card(target), weak_typing=weak_typing)
+    plan = make_plan(block)
+    findings = insert_qdq(block, plan, make_values(block, plan), card=card).findings
+    assert any("FP32-typed" in finding for finding in findings) == (words is not None)
+    assert words is None or any(words in finding for finding in findings)
+
+
 def test_weights_listed_among_the_inputs_leave_no_input_behind(block, x):
     model = onnx.ModelProto()
     model.CopyFrom(block)
