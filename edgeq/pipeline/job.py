@@ -276,10 +276,11 @@ def place(
     """
     from edgeq.graph.batchnorm import fold_batchnorm
     from edgeq.graph.fold_weights import fold_weights
+    from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.placement import plan_placement
 
     fold = fold_batchnorm(fold_weights(loaded.model).model)
-    inferred = onnx.shape_inference.infer_shapes(fold.model, data_prop=True)
+    inferred = infer_shapes(fold.model)
     plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
     return Placed(
         model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)

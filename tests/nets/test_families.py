@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from nets.exporters import export_torchscript
 from nets.families import EXPORTERS, FAMILIES, export, make_net
 from onnx import numpy_helper
 from torch import nn
@@ -94,6 +95,21 @@ def test_a_family_is_built_from_file_to_file(name, exporter, tmp_path):
     codes = [numpy_helper.to_array(item) for item in built.graph.initializer]
     weights = [array for array in codes if array.dtype == "int8" and array.ndim > 1]
     assert len(weights) == sum(isinstance(item, WEIGHTED) for item in make_net(name).modules())
+
+
+@pytest.mark.parametrize("name", ["resnet", "shufflenet_v2", "yolo", "mobilevit"])
+def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
+    family = FAMILIES[name]
+    model = export_torchscript(
+        make_net(name),
+        opset=11,
+        keeps_batchnorm=False,
+        inputs=family.inputs,
+        outputs=family.outputs,
+    )
+    results = run_build(make_options(model, tmp_path, recipe="noise")).results
+    assert min(item["sqnr_db"] for item in results["agreement"]["outputs"]) > FLOOR_DB
+    assert "opset 11 was raised to 13, which per-channel Q/DQ needs" in results["findings"]
 
 
 @pytest.mark.parametrize("name", ["resnet", "yolo", "vit"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx
 
 from edgeq.core.specs import TargetCard
+from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.lint import container, fusion, pairs, scales
 from edgeq.graph.lint.check import CHECKS, Check, Finding, LintView, Severity
 from edgeq.graph.lint.container import EXTERNAL_DATA
@@ -29,7 +30,7 @@ def lint(model: onnx.ModelProto, card: TargetCard) -> tuple[Finding, ...]:
     if missing:
         return missing
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        inferred = infer_shapes(model, strict=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = model  # the check model.checker reports it
     view = LintView(inferred, model)
