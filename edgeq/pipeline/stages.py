@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 import edgeq
 from edgeq.core.errors import BuildError
@@ -124,14 +127,33 @@ def verify_model(
     student = Student.from_values(
         job.student_teacher, job.plan, load_values(folder / "trained.safetensors")
     )
-    feed = samples.feed(slice(CODE_SAMPLES))
+    feed, pieces = _code_feed(job, samples)
     measured = read_codes(model, job.plan, feed)
-    inputs = [torch.from_numpy(feed[name]).float() for name in job.student_teacher.inputs]
-    codes = compare_codes(student.activation_codes(*inputs, given=measured), measured)
+    found = []
+    for index in range(pieces):
+        given = {name: np.split(codes, pieces)[index] for name, codes in measured.items()}
+        x = [np.split(feed[name], pieces)[index] for name in job.student_teacher.inputs]
+        inputs = [torch.from_numpy(item).float() for item in x]
+        found.append(student.activation_codes(*inputs, given=given))
+    expected = {name: np.concatenate([codes[name] for codes in found]) for name in measured}
+    codes = compare_codes(expected, measured)
     require_within_one_code(codes)
     write_json(folder / "agreement.json", agreement.to_dict())
     write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})
     return ["agreement.json", "codes.json"]
+
+
+def _code_feed(job: Job, samples: SampleSet) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the samples whose codes are compared, and in how many runs ONNX Runtime takes them.
+
+    A file of a fixed batch is run piece by piece; the codes of the pieces lie one behind the other along axis 0,
+    wherever the batch is.
+    """
+    count, batch = min(CODE_SAMPLES, len(samples)), job.input.spec.batch
+    if batch is None:
+        return samples.feed(slice(count)), 1
+    pieces = max(1, count // batch)
+    return samples.feed(np.arange(pieces * batch) % len(samples)), pieces
 
 
 def evaluate_model(

@@ -110,6 +110,18 @@ def test_a_batch_that_is_written_into_a_reshape_stays_in_the_file(build_net, bat
     assert len(built.samples()) == 16
 
 
+def test_codes_are_compared_where_the_batch_is_not_the_first_axis(build_net):
+    text = """g (float[1,3,8,8] x) => (float[1,5] y)
+    <float[4,3,3,3] w, {NORM}, int64[3] rows = {1,4,36}, int64[2] flat = {36,4}, float[4,4] u,
+     int64[3] apart = {36,1,4}, int64[1] axis = {0}, float[5,4] v>
+    { c = Conv (x, w) {BODY} r = Relu (n) s = Reshape (r, rows) t = Transpose<perm=[2,0,1]> (s)
+      f = Reshape (t, flat) m = MatMul (f, u) a = Reshape (m, apart) h = Relu (a)
+      p = ReduceMean<axes=[0],keepdims=0> (h) y = Gemm<transB=1> (p, v) }"""
+    built = build_net(text.replace("{NORM}", NORM).replace("{BODY}", BODY))
+    compared = {item["tensor"]: item["count"] for item in built.results()["codes"]["tensors"]}
+    assert compared["x"] == 16 * 3 * 8 * 8
+
+
 def test_a_batch_that_cannot_be_freed_is_refused_before_the_work(
     edgeq, parse_graph, tiny, tmp_path
 ):

@@ -281,6 +281,17 @@ FAULTS = [
 ]
 
 
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_network_that_makes_its_own_batch_axis_is_refused(opset: int) -> None:
+    body = "Unsqueeze<axes=[0]> (image)" if opset < 13 else "Unsqueeze (image, axes)"
+    axes = "<int64[1] axes = {0}>" if opset >= 13 else ""
+    text = f"g (float[3,8,8] image) => (float[1,3,8,8] y) {axes} {{ y = {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
+    with pytest.raises(ModelError, match="has no batch axis") as caught:
+        describe_inputs(model)
+    assert "dynamic batch axis" in caught.value.mend
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 def test_what_does_not_fit_is_told_with_its_mend(fault: Fault) -> None:
     with pytest.raises(fault.error) as caught:
