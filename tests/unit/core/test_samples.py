@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -26,6 +27,38 @@ def make_set(*, count: int = 6, labels: bool = True) -> SampleSet:
 def folder(tmp_path):
     make_set().save(tmp_path)
     return tmp_path
+
+
+def make_pair() -> SampleSet:
+    pixels = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4)
+    others = {"a": pixels, "b/c": np.ones((6, 2), np.float16)}
+    return dataclasses.replace(make_set(), others=others)
+
+
+def test_a_set_of_several_inputs_comes_back_with_all_of_them(tmp_path):
+    made = make_pair()
+    names = made.save(tmp_path)
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    found = SampleSet.load(tmp_path)
+    assert list(found.feed()) == ["x", "a", "b/c"]
+    for name, wanted in made.feed(slice(2, 4)).items():
+        picked = found.feed(np.array([2, 3]))[name]
+        assert picked.dtype == wanted.dtype
+        np.testing.assert_array_equal(picked, wanted)
+
+
+@pytest.mark.parametrize("change", ["missing", "changed", "shorter"])
+def test_another_input_that_does_not_fit_is_refused(tmp_path, change):
+    made = make_pair()
+    if change == "shorter":
+        made.others["a"] = made.others["a"][:5]
+    made.save(tmp_path)
+    if change == "missing":
+        (tmp_path / "input_2.npy").unlink()
+    elif change == "changed":
+        np.save(tmp_path / "input_1.npy", np.zeros((6, 4), np.uint8))
+    with pytest.raises(CalibError):
+        SampleSet.load(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no_labels"])
