@@ -17,27 +17,16 @@ from numpy.typing import NDArray
 
 import edgeq
 from edgeq.core.errors import InputError
-from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
-from edgeq.graph.view import GraphView
+from edgeq.pipeline.outputs import count_classes, watched_tensors
 from edgeq.pipeline.statistics import Statistics, find_statistics
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
-
-_SHAPE_CHANGERS = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
-_SQUASHING = {
-    "Sigmoid",
-    "HardSigmoid",
-    "Tanh",
-    "Relu",
-    "Clip",
-    "LpNormalization",
-    "BatchNormalization",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +188,8 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress.advance()
     quantized = sum(1 for _ in placed.plan.quantized())
     progress.finish(f"{quantized} tensors quantized to {options.bits} for {card.title}")
-    blocks, last_map = _watched_tensors(placed.inferred, placed.plan)
-    classes, unlabelled = _count_classes(loaded.inferred, outputs, specs)
+    blocks, last_map = watched_tensors(placed.inferred, placed.plan)
+    classes, unlabelled = count_classes(loaded.inferred, outputs, specs)
     return Job(
         options=options,
         card=card,
@@ -353,54 +342,6 @@ def _require_pictures(
             mend="check the path, or mend its permissions",
             path=path,
         ) from error
-
-
-def _watched_tensors(model: onnx.ModelProto, plan: QuantPlan) -> tuple[tuple[str, ...], str | None]:
-    """Return the block outputs that the student is to match, and the last tensor with spatial axes.
-
-    Block outputs are the cut tensors of the graph that the plan quantizes: where it puts no quantizer, the tensor is
-    the inside of a fused region.
-    """
-    from edgeq.graph.cuts import cut_tensors
-
-    view = GraphView(model)
-    cuts = cut_tensors(view)
-    quantized = {decision.tensor for decision in plan.quantized(Role.ACTIVATION)}
-    maps = [
-        name
-        for name in cuts
-        if len(view.shape(name) or ()) == 4
-        and all(size != 1 for size in (view.shape(name) or ())[2:])
-    ]
-    return tuple(name for name in cuts if name in quantized), maps[-1] if maps else None
-
-
-def _count_classes(
-    model: onnx.ModelProto, outputs: dict[str, NDArray[Any]], specs: Sequence[InputSpec]
-) -> tuple[int | None, tuple[str, ...]]:
-    """Return the number of classes of the first output, or None and what follows from it in words.
-
-    Class scores are [N, classes] with at least two, neither squashed nor normalised, and of another shape than a vector
-    that enters (which an autoencoder gives back).
-    """
-    name, output = next(iter(outputs.items()))
-    is_vector = output.ndim == 2 and output.shape[1] > 1
-    is_copy = output.shape[1:] in {spec.shape for spec in specs}
-    if is_vector and not is_copy and not _is_squashed(GraphView(model), name):
-        return output.shape[1], ()
-    shape = "x".join(map(str, output.shape[1:]))
-    finding = f"output '{name}' {shape} gives no class scores: label terms are off, outputs and features are matched"
-    return None, (finding,)
-
-
-def _is_squashed(view: GraphView, tensor: str) -> bool:
-    """Return true if a function that no class score goes through makes `tensor`, seen through changes of its shape."""
-    node = view.producer(tensor)
-    while node is not None and node.op_type in _SHAPE_CHANGERS:
-        node = view.producer(node.input[0])
-    if node is None or node.op_type != "Div":
-        return node is None or node.op_type in _SQUASHING
-    return view.constant(node.input[1]) is None
 
 
 def _describe_inputs(reports: Sequence[InputReport]) -> str:

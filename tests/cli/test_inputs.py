@@ -258,9 +258,13 @@ MASK = "m = Conv (r, k)"
         ("float[N,5] e", f"{POOL} e = LpNormalization<axis=1> (l)"),
         ("float[N,5] e", f"{POOL} e = Sigmoid (l)"),
         ("float[N,2,8,8] m, float[N,5] l", f"{MASK} {POOL}"),
+        (
+            "int64[N,2] i, float[N,5] l",
+            f"{POOL} two = Constant<value = int64[1] {{2}}> () o, i = TopK (l, two)",
+        ),
         ("float[N,2,8,8] m, int64[N,1,8,8] i", f"{MASK} i = ArgMax<axis=1> (m)"),
     ],
-    ids=["mask", "embedding", "independent", "mask-and-scores", "mask-and-indices"],
+    ids=["mask", "embedding", "independent", "mask-and-scores", "indices", "mask-and-indices"],
 )
 def test_what_is_no_class_score_switches_the_label_terms_off(build_net, outputs, rest):
     assert is_without_labels(
