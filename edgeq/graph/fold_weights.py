@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeq.core.errors import ModelError
@@ -38,7 +38,7 @@ def fold_weights(model: onnx.ModelProto) -> PassResult:
 
     1. The second and third input of a Conv, ConvTranspose, Gemm or MatMul is looked at. Where nodes compute it from
        initializers and Constant nodes alone, its value becomes an initializer of the same name, and those nodes go if
-       nothing else reads them.
+       nothing else reads them. Of the second input of a CastLike only the type counts.
     2. Left alone: an Identity of a constant, random values, nodes with subgraphs, and all else.
 
     `model` is not modified; folding twice is folding once.
@@ -46,13 +46,15 @@ def fold_weights(model: onnx.ModelProto) -> PassResult:
     Raises:
         ModelError: if such a value cannot be computed.
     """
-    view = GraphView(model)
+    needs_types = any(node.op_type == "CastLike" for node in model.graph.node)
+    view = GraphView(onnx.shape_inference.infer_shapes(model) if needs_types else model)
+    order = {node_id(node): index for index, node in enumerate(view.nodes)}
     makers = {
         name: found
         for node in view.nodes
         if node.op_type in _WEIGHTED
         for name in node.input[1:]
-        if view.constant_root(name) is None and (found := _makers(view, name))
+        if view.constant_root(name) is None and (found := _makers(view, order, name))
     }
     if not makers:
         return PassResult(model=model, changed=False)
@@ -66,7 +68,7 @@ def fold_weights(model: onnx.ModelProto) -> PassResult:
     return PassResult(model=folded, changed=True, touched=(*makers, *gone))
 
 
-def _makers(view: GraphView, tensor: str) -> list[onnx.NodeProto]:
+def _makers(view: GraphView, order: dict[str, int], tensor: str) -> list[onnx.NodeProto]:
     """Return the nodes that compute `tensor` from constants alone, in running order; empty if anything else is read."""
     found: dict[str, onnx.NodeProto] = {}
     waiting = [tensor]
@@ -77,9 +79,17 @@ def _makers(view: GraphView, tensor: str) -> list[onnx.NodeProto]:
             continue
         if node is None or not _is_plain(node):
             return []
-        found[name] = node
-        waiting.extend(node.input)
-    return [node for node in view.nodes if found.get(node_id(node)) is node]
+        found[name] = _as_cast(view, node)
+        waiting.extend(found[name].input)
+    return sorted(found.values(), key=lambda node: order[node.output[0]])
+
+
+def _as_cast(view: GraphView, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a CastLike as the Cast that it is, where the type is known; any other node as it is."""
+    kind = view.element_type(node.input[1]) if node.op_type == "CastLike" else 0
+    if not kind:
+        return node
+    return helper.make_node("Cast", [node.input[0]], list(node.output), to=kind)
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
@@ -135,6 +145,4 @@ def _store(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
     tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
     model.graph.initializer.append(tensor)
     if model.ir_version < 4:  # such files list every initializer as an input too
-        model.graph.input.append(
-            onnx.helper.make_tensor_value_info(name, tensor.data_type, value.shape)
-        )
+        model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))

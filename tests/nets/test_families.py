@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nets.exporters import export_torchscript
+from nets.exporters import export_dynamo, export_torchscript
 from nets.families import EXPORTERS, FAMILIES, export, make_net
 from onnx import numpy_helper
 from torch import nn
@@ -110,6 +110,17 @@ def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
     results = run_build(make_options(model, tmp_path, recipe="noise")).results
     assert min(item["sqnr_db"] for item in results["agreement"]["outputs"]) > FLOOR_DB
     assert "opset 11 was raised to 13, which per-channel Q/DQ needs" in results["findings"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "deeplab"])
+def test_the_default_exporter_keeps_batchnorm_if_it_may_not_optimise(name, tmp_path):
+    family = FAMILIES[name]
+    model = export_dynamo(
+        make_net(name), optimize=False, inputs=family.inputs, outputs=family.outputs
+    )
+    results = run_build(make_options(model, tmp_path, recipe="edgeq")).results
+    assert min(item["sqnr_db"] for item in results["agreement"]["outputs"]) > FLOOR_DB
+    assert not any("cannot be folded" in text for text in results["findings"])
 
 
 @pytest.mark.parametrize("name", ["resnet", "yolo", "vit"])

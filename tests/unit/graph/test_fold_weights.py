@@ -58,6 +58,24 @@ def test_a_chain_with_a_constant_node_is_computed_and_what_others_read_stays(par
     np.testing.assert_array_equal(run(found), run(model))
 
 
+def test_of_what_a_cast_is_like_only_the_type_is_read(parse_graph):
+    model = parse_graph(
+        """g (float[N,3] x) => (float[N,2] y) <float[2,3] w>
+        { one = Constant<value = int64 {3}>()
+          r = Relu(x)
+          like = CastLike(one, r)
+          size = Shape<start=0,end=1>(w)
+          b = Expand(like, size)
+          y = Gemm<transB=1>(r, w, b) }"""
+    )
+    found = fold_weights(model).model
+    assert [node.op_type for node in found.graph.node] == ["Relu", "Gemm"]
+    stored = {item.name: numpy_helper.to_array(item) for item in found.graph.initializer}
+    np.testing.assert_array_equal(stored["b"], np.float32([3, 3]))
+    assert stored["b"].dtype == np.float32
+    np.testing.assert_array_equal(run(found), run(model))
+
+
 def test_a_file_of_ir_version_3_lists_the_initializer_as_an_input(parse_graph):
     text = (
         '<ir_version: 3, opset_import: ["" : 13]> g (float[4,3] x, float[2,3] w) => (float[4,2] y)'
