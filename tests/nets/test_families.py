@@ -112,7 +112,7 @@ def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
     assert "opset 11 was raised to 13, which per-channel Q/DQ needs" in results["findings"]
 
 
-@pytest.mark.parametrize("name", ["efficientnet", "deeplab"])
+@pytest.mark.parametrize("name", ["resnet", "unet"])
 def test_the_default_exporter_keeps_batchnorm_if_it_may_not_optimise(name, tmp_path):
     family = FAMILIES[name]
     model = export_dynamo(
