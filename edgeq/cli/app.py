@@ -18,6 +18,7 @@ from edgeq import __version__
 from edgeq.cli.build import build
 from edgeq.cli.compare import compare
 from edgeq.cli.doctor import doctor
+from edgeq.cli.engine import engine
 from edgeq.cli.explain import explain
 from edgeq.cli.export import export
 from edgeq.cli.output import say, set_up_logging
@@ -59,6 +60,7 @@ app.command(
     epilog="Example: edgeq export net:make --weights net.pth --shape 1x3x32x32 --out net.onnx"
 )(export)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
+app.command(epilog="Example: edgeq engine model.qdq.onnx --target jetson-orin")(engine)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
 app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)
 app.command(epilog="Example: edgeq doctor")(doctor)

@@ -1,0 +1,43 @@
+"""TensorRT 11.x: always strongly typed; the precision flags are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from deploy.engine.monitor import PhaseTracker, watch_build
+from edgeq.core.progress import Progress
+
+if TYPE_CHECKING:
+    import tensorrt
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRT11:
+    """The dialect of 11.0 to 11.4."""
+
+    trt: Any
+    versions: ClassVar[tuple[str, ...]] = ("11.0", "11.4")
+
+    def network_flags(self, *, is_weak: bool) -> int:
+        """Return no flag: there is nothing to choose."""
+        return 0
+
+    def set_precision(self, config: tensorrt.IBuilderConfig, *, is_weak: bool) -> tuple[str, ...]:
+        """Set nothing: every layer runs in the type that the file writes."""
+        return ()
+
+    def check_compatibility(self, *, version: bool, hardware: str) -> str | None:
+        """All of it is there."""
+        return None
+
+    def read_node(self, error: tensorrt.ParserError, names: Sequence[str]) -> tuple[str, str]:
+        """Return what the error itself tells."""
+        return str(error.node_name()), str(error.node_operator())
+
+    def watch_build(
+        self, config: tensorrt.IBuilderConfig, progress: Progress
+    ) -> PhaseTracker | None:
+        """Have the phases of the build passed on."""
+        return watch_build(self.trt, config, progress)
