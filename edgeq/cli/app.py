@@ -21,6 +21,7 @@ from edgeq.cli.doctor import doctor
 from edgeq.cli.engine import engine
 from edgeq.cli.explain import explain
 from edgeq.cli.export import export
+from edgeq.cli.lint import lint
 from edgeq.cli.output import say, set_up_logging
 from edgeq.cli.recipes import recipes
 from edgeq.cli.synth import synth
@@ -61,6 +62,9 @@ app.command(
 )(export)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
 app.command(epilog="Example: edgeq engine model.qdq.onnx --target jetson-orin")(engine)
+app.command(
+    epilog="Example: edgeq lint model.qdq.onnx --target jetson-orin --fix --out fixed.onnx"
+)(lint)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
 app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)
 app.command(epilog="Example: edgeq doctor")(doctor)

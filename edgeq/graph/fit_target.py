@@ -10,10 +10,10 @@ from edgeq.core.specs import GraphFlavour, TargetCard
 from edgeq.graph.view import GraphView
 
 # Per-channel scales came with opset 13.
-_QDQ_OPSET = 13
+QDQ_OPSET = 13
 
 # Below it initializers have to be listed among the graph inputs, where a new scale would become an input of the model.
-_LOWEST_IR = 4
+LOWEST_IR = 4
 
 
 def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelProto, list[str]]:
@@ -32,14 +32,14 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
             why="its parser does not know newer operators, and converting down is not safe in general",
             mend=f"export the model again with opset {card.opset_max}",
         )
-    wanted = max(_QDQ_OPSET, card.opset_min)
+    wanted = max(QDQ_OPSET, card.opset_min)
     if opset < wanted:
-        fitted = _raise_opset(model, wanted)
+        fitted = convert_opset(model, wanted)
         findings.append(f"opset {opset} was raised to {wanted}, which per-channel Q/DQ needs")
     else:
         fitted = onnx.ModelProto()
         fitted.CopyFrom(model)
-    version = min(max(fitted.ir_version, _LOWEST_IR), card.ir_max)
+    version = min(max(fitted.ir_version, LOWEST_IR), card.ir_max)
     if version != fitted.ir_version:
         findings.append(
             f"IR version {fitted.ir_version} was changed to {version} for '{card.name}'"
@@ -62,8 +62,12 @@ def _describe_typing(card: TargetCard) -> list[str]:
     ]
 
 
-def _raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """Return `model` at opset `version`, with all that the converter forgets put back."""
+def convert_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Return `model` at opset `version`, with all that ONNX's converter forgets put back.
+
+    Raises:
+        ModelError: if the converter cannot.
+    """
     try:
         raised = version_converter.convert_version(model, version)
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:

@@ -111,6 +111,27 @@ def load_model(path: Path) -> LoadedModel:
     )
 
 
+def load_any_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file of any tool, quantized or not, with its external data, as safely as `load_model`.
+
+    Calls of the file's own functions are replaced by their bodies. Which operators and opsets it has is for a lint to
+    judge; what it means to a teacher (If, values, sizes) is not looked at.
+
+    Raises:
+        InputError: if there is no such file, or it cannot be read.
+        ModelError: if it is no ONNX file, is damaged, or is not valid ONNX.
+    """
+    model = _decode(_read_file(path), path)
+    check_structure(model, path, any_operator=True)
+    check_sizes(model, path, quantized=True)
+    load_external(plan_external(model, path), path)
+    inlined = inline_functions(model, path)
+    if inlined is not model:
+        check_structure(inlined, path, any_operator=True)
+    _check_valid(inlined, path)
+    return inlined
+
+
 def _read_file(path: Path) -> bytes:
     try:
         if not path.exists():
@@ -196,17 +217,27 @@ def _broken_text(message: Any) -> Iterator[str]:
 
 def _infer(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Return a copy of `model` with inferred shapes, after ONNX's own check of it."""
+    _check_valid(model, path)
     try:
-        onnx.checker.check_model(model)
         return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
     except _FOREIGN_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"ONNX's checker refuses the model: {reason}",
-            why="it is not valid ONNX, so runtimes would refuse it or disagree on it",
-            mend="export the model again, with another version of the exporter or another opset",
-            path=path,
-        ) from error
+        raise _refused(error, path) from error
+
+
+def _check_valid(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except _FOREIGN_ERRORS as error:
+        raise _refused(error, path) from error
+
+
+def _refused(error: Exception, path: Path) -> ModelError:
+    return ModelError(
+        f"ONNX's checker refuses the model: {' '.join(str(error).split())}",
+        why="it is not valid ONNX, so runtimes would refuse it or disagree on it",
+        mend="export the model again, with another version of the exporter or another opset",
+        path=path,
+    )
 
 
 def _inline_branches(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -40,6 +40,13 @@ _ITEM_BYTES: dict[int, int] = {
     TensorProto.COMPLEX64: 8,
     TensorProto.COMPLEX128: 16,
 }
+# Bits of one element of the types that only quantized models hold, as far as the installed onnx knows them.
+_QUANTIZED_BITS = {
+    number: bits
+    for name, number in TensorProto.DataType.items()
+    for prefix, bits in (("FLOAT8", 8), ("INT4", 4), ("UINT4", 4), ("FLOAT4", 4))
+    if name.startswith(prefix)
+}
 _TWO_PARTS = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
@@ -92,8 +99,13 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
-def check_sizes(model: onnx.ModelProto, path: Path) -> None:
+def check_sizes(model: onnx.ModelProto, path: Path, *, quantized: bool = False) -> None:
     """Raise unless every tensor inside the file has exactly the values that its type and shape declare.
+
+    Args:
+        model: as decoded.
+        path: its file, for the message.
+        quantized: if true, types of 8 bits and fewer that are no integers, and packed ones, pass.
 
     Raises:
         ModelError: with all tensors that do not.
@@ -102,7 +114,7 @@ def check_sizes(model: onnx.ModelProto, path: Path) -> None:
         [
             fault
             for name, tensor in walk_tensors(model)
-            if (fault := _size_fault(name, tensor)) is not None
+            if (fault := _size_fault(name, tensor, quantized=quantized)) is not None
         ],
         "tensors whose stored values do not fit their declared type and shape",
         why="the file is damaged, or was written by a faulty tool",
@@ -121,7 +133,7 @@ def _describe(name: str, tensor: onnx.TensorProto) -> str:
     return f"'{name}' {type_name(tensor.data_type)} {list(tensor.dims)}"
 
 
-def _size_fault(name: str, tensor: onnx.TensorProto) -> str | None:
+def _size_fault(name: str, tensor: onnx.TensorProto, *, quantized: bool) -> str | None:
     what = _describe(name, tensor)
     if any(size < 0 for size in tensor.dims):
         return f"{what} has a negative size"
@@ -130,16 +142,28 @@ def _size_fault(name: str, tensor: onnx.TensorProto) -> str | None:
         need, have, unit = count, len(tensor.string_data), "strings"
         if is_external(tensor):
             return f"{what} holds text in another file"
-    elif tensor.data_type not in _ITEM_BYTES:
+    elif tensor.data_type not in _ITEM_BYTES and not (
+        quantized and tensor.data_type in _QUANTIZED_BITS
+    ):
         return f"{what} is of a type that edgeq does not read"
     elif is_external(tensor):
         return None
     elif tensor.HasField("raw_data"):
-        need, have, unit = count * _ITEM_BYTES[tensor.data_type], len(tensor.raw_data), "bytes"
+        need, have, unit = _bytes_needed(tensor), len(tensor.raw_data), "bytes"
     else:
         stored = getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type))
-        need, have, unit = count * (1 + (tensor.data_type in _TWO_PARTS)), len(stored), "values"
+        # A packed type has one stored value a byte.
+        values = _bytes_needed(tensor) if tensor.data_type in _QUANTIZED_BITS else count
+        need, have, unit = values * (1 + (tensor.data_type in _TWO_PARTS)), len(stored), "values"
     return None if need == have else f"{what} needs {need} {unit} and has {have}"
+
+
+def _bytes_needed(tensor: onnx.TensorProto) -> int:
+    """Return the bytes that the values of `tensor` take; those of a packed type are rounded up to whole bytes."""
+    count = math.prod(int(size) for size in tensor.dims)
+    if tensor.data_type in _QUANTIZED_BITS:
+        return (count * _QUANTIZED_BITS[tensor.data_type] + 7) // 8
+    return count * _ITEM_BYTES[tensor.data_type]
 
 
 def plan_external(model: onnx.ModelProto, path: Path) -> tuple[ExternalRef, ...]:
@@ -230,7 +254,7 @@ def _is_file(file: Path) -> bool:
 
 def _region(tensor: onnx.TensorProto, entries: dict[str, str], file: Path) -> ExternalRef | str:
     """Return the region of `file` that holds `tensor`, or what is wrong with it."""
-    need = math.prod(tensor.dims) * _ITEM_BYTES[tensor.data_type]
+    need = _bytes_needed(tensor)
     numbers = [entries.get("offset", "0"), entries.get("length", str(need))]
     # ONNX stores both as decimal text; more than 18 digits is past any file and past int64.
     if not all(text.isascii() and text.isdigit() and len(text) <= 18 for text in numbers):

@@ -99,16 +99,23 @@ CheckFunction = Callable[[LintView, TargetCard], Iterable[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A registered check: its id, severity, why it matters, how to mend, and the function."""
+    """A registered check: its id, severity, why it matters, how to mend, the function, and where it holds.
+
+    Attributes:
+        everywhere: if false the rule is one of TensorRT, and other runtimes do not have it.
+    """
 
     name: str
     severity: Severity
     why: str
     mend: str
     find: CheckFunction
+    everywhere: bool
 
     def run(self, view: LintView, card: TargetCard) -> Iterator[Finding]:
         """Yield what the check finds."""
+        if not self.everywhere and card.runtime != "tensorrt":
+            return
         for node, what in self.find(view, card):
             yield Finding(
                 check=self.name,
@@ -124,13 +131,25 @@ CHECKS: Registry[Check] = Registry("lint check")
 
 
 def lint_check(
-    name: str, *, why: str, mend: str, severity: Severity = Severity.ERROR
+    name: str,
+    *,
+    why: str,
+    mend: str,
+    severity: Severity = Severity.ERROR,
+    everywhere: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Return a decorator that files a check under `name`."""
 
     def add(function: CheckFunction) -> CheckFunction:
         CHECKS.register(name)(
-            Check(name=name, severity=severity, why=why, mend=mend, find=function)
+            Check(
+                name=name,
+                severity=severity,
+                why=why,
+                mend=mend,
+                find=function,
+                everywhere=everywhere,
+            )
         )
         return function
 

@@ -20,6 +20,7 @@ _DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 
 @lint_check(
     "model.opset",
+    everywhere=True,
     why="the target's parser knows these opsets only",
     mend="export the model again with an opset that the target takes",
 )
@@ -34,6 +35,7 @@ def check_opset(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
 
 @lint_check(
     "model.ir-version",
+    everywhere=True,
     why="the target's onnx library refuses newer files",
     mend="set a lower ir_version; the Q/DQ nodes do not need a newer one",
 )
@@ -72,6 +74,7 @@ def check_operators(view: LintView, card: TargetCard) -> Iterator[tuple[str, str
 
 @lint_check(
     "model.checker",
+    everywhere=True,
     why="a file that ONNX's own checker refuses is refused or misread by every runtime",
     mend="export the model again; if edgeq wrote it, report this",
 )
@@ -113,6 +116,7 @@ def check_dynamic_shapes(view: LintView, card: TargetCard) -> Iterator[tuple[str
 
 @lint_check(
     "model.duplicate-name",
+    everywhere=True,
     why="TensorRT names layers after nodes and tensors, and layer reports become ambiguous",
     mend="rename one of them",
 )
@@ -132,6 +136,7 @@ def check_duplicate_names(view: LintView, card: TargetCard) -> Iterator[tuple[st
 
 @lint_check(
     EXTERNAL_DATA,
+    everywhere=True,
     why="scales and weights cannot be checked without their values",
     mend="load the model with its external data and check it again",
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 
 from edgeq.core.specs import TargetCard
 from edgeq.graph.lint.check import DQ, LintView, Q, Severity, lint_check
+from edgeq.graph.lint.scales import is_packed
 from edgeq.graph.placement.flow import WEIGHTED, value_readers
 from edgeq.graph.view import node_id
 
@@ -34,9 +36,12 @@ _GATES = frozenset({"HardSigmoid", "Sigmoid"})
     mend="quantize activation and weight, or neither",
 )
 def check_both_operands(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
-    """Find weighted nodes with exactly one quantized operand."""
+    """Find weighted nodes with exactly one quantized operand, other than weights of 4 bits."""
     for node in view.each(*WEIGHTED):
-        quantized = [view.dequantizer(name) is not None for name in node.input[:2]]
+        pairs = [view.dequantizer(name) for name in node.input[:2]]
+        quantized = [pair is not None for pair in pairs]
+        if pairs[1] is not None and is_packed(view, pairs[1]):
+            continue  # weight-only: the activation stays float
         if any(quantized) and not all(quantized):
             words = "activation" if quantized[0] else "weight"
             yield node_id(node), f"only the {words} of this {node.op_type} is quantized"
@@ -81,6 +86,36 @@ def check_residual(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]
         what = _residual_fault(view, node)
         if what:
             yield node_id(node), what
+
+
+@lint_check(
+    "fusion.concat",
+    severity=Severity.WARNING,
+    why="only pairs with bit-equal scales cancel around a Concat; others cost a requantizing kernel each",
+    mend="give all its inputs one scale, the largest of them",
+)
+def check_concat(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
+    """Find Concats of quantized tensors whose scales differ."""
+    for node in view.each("Concat"):
+        makers = [view.dequantizer(name) for name in node.input]
+        scales = [view.operand(maker, 1) for maker in makers if maker is not None]
+        known = {np.asarray(scale).tobytes() for scale in scales if scale is not None}
+        if len(scales) == len(node.input) and len(known) > 1:
+            yield node_id(node), f"{len(node.input)} inputs with {len(known)} different scales"
+
+
+@lint_check(
+    "fusion.output",
+    severity=Severity.WARNING,
+    why="a pair behind the last layer costs a kernel and a rounding, and serves nobody",
+    mend="remove the pair from the model's output",
+)
+def check_output(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
+    """Find model outputs that a DQ makes."""
+    for name in view.outputs:
+        maker = view.producer(name)
+        if maker is not None and maker.op_type == DQ:
+            yield node_id(maker), f"the model's output '{name}' is quantized"
 
 
 def _residual_fault(view: LintView, add: onnx.NodeProto) -> str:

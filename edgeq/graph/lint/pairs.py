@@ -17,6 +17,7 @@ _BREAKS_WEIGHT = frozenset({"Cast", "Flatten", "Reshape", "Squeeze", "Transpose"
 
 @lint_check(
     "qdq.pair-scale",
+    everywhere=True,
     why="a DQ that does not undo its Q rescales the tensor",
     mend="give both nodes the same scale initializer",
 )
@@ -47,6 +48,7 @@ def check_q_reader(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]
 
 @lint_check(
     "qdq.unread",
+    everywhere=True,
     severity=Severity.WARNING,
     why="it does nothing but hide the intent of whoever placed it",
     mend="remove the node",
@@ -60,6 +62,7 @@ def check_unread(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
 
 @lint_check(
     "qdq.requantize",
+    everywhere=True,
     severity=Severity.WARNING,
     why="equal scales cancel; different ones cost a kernel and a second rounding",
     mend="quantize the tensor once, or give both pairs one scale",
@@ -77,6 +80,21 @@ def check_requantize(view: LintView, card: TargetCard) -> Iterator[tuple[str, st
                 node_id(node),
                 f"it quantizes what DequantizeLinear '{node.input[0]}' has just given",
             )
+
+
+@lint_check(
+    "qdq.two-origins",
+    severity=Severity.WARNING,
+    everywhere=True,
+    why="TensorRT quantizes the tensor once a scale, and its readers disagree on what the values are",
+    mend="quantize the tensor once and let all readers share the pair",
+)
+def check_two_origins(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
+    """Find tensors that are quantized with different scales."""
+    for tensor in dict.fromkeys(node.input[0] for node in view.each(Q)):
+        quantizers = [node for node, i in view.consumers(tensor) if node.op_type == Q and i == 0]
+        if any(not _same_scale(view, quantizers[0], other) for other in quantizers[1:]):
+            yield tensor, f"'{tensor}' is quantized {len(quantizers)} times, with different scales"
 
 
 @lint_check(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from edgeq.core.specs import TargetCard
+from edgeq.core.specs import NumberFormat, TargetCard
 from edgeq.graph.lint.check import DQ, LintView, Q, lint_check
 from edgeq.graph.placement.flow import WEIGHTED
 from edgeq.graph.placement.weighted import channel_axis
@@ -18,6 +18,7 @@ from edgeq.graph.view import attribute, node_id
 
 _INT8 = int(onnx.TensorProto.INT8)
 _INT32 = int(onnx.TensorProto.INT32)
+PACKED = frozenset({int(onnx.TensorProto.INT4), int(onnx.TensorProto.FLOAT4E2M1)})
 
 
 @lint_check(
@@ -55,10 +56,10 @@ def check_zero_point(view: LintView, card: TargetCard) -> Iterator[tuple[str, st
     mend="give the zero point the shape of the scale",
 )
 def check_zero_point_shape(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
-    """Find zero points whose shape is not that of the scale."""
+    """Find zero points that are more or fewer than the scales; a scalar and a vector of one are the same here."""
     for node in view.each(Q, DQ):
         scale, zero = view.operand(node, 1), view.operand(node, 2)
-        if scale is not None and zero is not None and scale.shape != zero.shape:
+        if scale is not None and zero is not None and scale.size != zero.size:
             yield (
                 node_id(node),
                 f"zero point of shape {zero.shape}, scale of shape {scale.shape}",
@@ -67,15 +68,15 @@ def check_zero_point_shape(view: LintView, card: TargetCard) -> Iterator[tuple[s
 
 @lint_check(
     "qdq.type",
-    why="TensorRT knows INT8 here; UINT8 is refused, or silently read as INT8, which halves the range",
-    mend="use INT8 codes and an INT8 zero point",
+    why="UINT8 is refused, or silently read as INT8, which shifts the range; other types run on some chips only",
+    mend="use INT8 codes and an INT8 zero point; `edgeq targets --show` lists the formats that run",
 )
 def check_type(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
-    """Find codes or zero points of another type than INT8 (an int32 bias has its own check)."""
+    """Find codes or zero points of a type that the target does not run (an int32 bias has its own check)."""
     for node in view.each(Q, DQ):
         indices = [2] if node.op_type == Q else [0, 2]
         names = [node.input[index] for index in indices if len(node.input) > index]
-        kinds = {_element_type(view, name) for name in names if name} - {0, _INT8}
+        kinds = {element_type(view, name) for name in names if name} - {0, *_types(node, card)}
         if kinds and not _is_bias(view, node):
             words = ", ".join(onnx.TensorProto.DataType.Name(kind) for kind in sorted(kinds))
             yield node_id(node), f"{node.op_type} of {words}"
@@ -107,6 +108,7 @@ def check_scale_constant(view: LintView, card: TargetCard) -> Iterator[tuple[str
 
 @lint_check(
     "qdq.scale-positive",
+    everywhere=True,
     why="the parser refuses scales that are not greater than 0; NaN and infinity give garbage",
     mend="look for a dead or broken tensor; a scale is amax / 127",
 )
@@ -132,7 +134,7 @@ def check_scale_shape(view: LintView, card: TargetCard) -> Iterator[tuple[str, s
     """Find scales of two and more axes, or of another length than their axis."""
     for node in view.each(Q, DQ):
         scale, shape = view.operand(node, 1), view.shape(node.input[0])
-        if scale is None or scale.size == 1:
+        if scale is None or scale.size == 1 or is_packed(view, node):
             continue
         if scale.ndim != 1:
             yield node_id(node), f"scale of {scale.ndim} axes"
@@ -179,7 +181,7 @@ def check_channel_axis(view: LintView, card: TargetCard) -> Iterator[tuple[str, 
     """Find weights whose channel axis is not the one of their reader."""
     for node in view.each(DQ):
         scale, shape = view.operand(node, 1), view.shape(node.input[0])
-        if scale is None or scale.size == 1 or shape is None:
+        if scale is None or scale.size == 1 or scale.ndim > 1 or shape is None:
             continue
         axis = int(attribute(node, "axis", 1))  # type: ignore[call-overload]
         for reader, index in view.consumers(node.output[0]):
@@ -205,7 +207,25 @@ def check_scalar_data(view: LintView, card: TargetCard) -> Iterator[tuple[str, s
             yield node_id(node), f"'{node.input[0]}' is a scalar"
 
 
-def _element_type(view: LintView, tensor: str) -> int:
+def _types(node: onnx.NodeProto, card: TargetCard) -> set[int]:
+    """Return the element types of codes that TensorRT takes at this node on the target."""
+    found = {_INT8}
+    if NumberFormat.FP8 in card.formats:
+        found.add(int(onnx.TensorProto.FLOAT8E4M3FN))
+    if NumberFormat.NVFP4 in card.formats:
+        found.add(int(onnx.TensorProto.FLOAT4E2M1))
+    if NumberFormat.INT4_WEIGHTS in card.formats and node.op_type == DQ:
+        found.add(int(onnx.TensorProto.INT4))
+    return found
+
+
+def is_packed(view: LintView, node: onnx.NodeProto) -> bool:
+    """Return true for the DQ of a weight of 4 bits, which has rules of its own (`weight_only`)."""
+    return node.op_type == DQ and element_type(view, node.input[0]) in PACKED
+
+
+def element_type(view: LintView, tensor: str) -> int:
+    """Return the ONNX element type of `tensor`, constant or not; 0 where it is unknown."""
     value = view.constant(tensor) if view.constant_root(tensor) is not None else None
     if value is None:
         return view.element_type(tensor)
@@ -213,7 +233,7 @@ def _element_type(view: LintView, tensor: str) -> int:
 
 
 def _is_bias(view: LintView, node: onnx.NodeProto) -> bool:
-    return node.op_type == DQ and _element_type(view, node.input[0]) == _INT32
+    return node.op_type == DQ and element_type(view, node.input[0]) == _INT32
 
 
 def _is_constant_data(view: LintView, node: onnx.NodeProto) -> bool:

@@ -9,14 +9,14 @@ import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from deploy.cards import load_card
+from deploy.cards import card_names, load_card
 from edgeq.core.errors import EdgeqBug, ModelError, NumericsError, TargetError
 from edgeq.core.numerics import choose_scale, dequantize, quantize
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import BitSpec
 from edgeq.graph.insert_qdq import insert_qdq
-from edgeq.graph.lint import lint
+from edgeq.graph.lint import Severity, lint
 from edgeq.graph.placement import plan_placement
 from edgeq.graph.view import GraphView
 
@@ -343,6 +343,14 @@ def test_an_ir_version_above_the_targets_is_lowered(block):
     result = insert_qdq(model, plan, make_values(model, plan), card=CARD)
     assert result.model.ir_version == CARD.ir_max
     assert "IR version 12" in result.findings[0]
+
+
+@pytest.mark.parametrize("target", [name for name in card_names() if load_card(name).has_int8])
+def test_what_is_written_for_a_target_passes_its_lint(block, target):
+    card = load_card(target)
+    plan = make_plan(block)
+    written = insert_qdq(block, plan, make_values(block, plan), card=card).model
+    assert [item for item in lint(written, card) if item.severity is Severity.ERROR] == []
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import onnx
 import pytest
 
 from deploy.cards import load_card
+from edgeq.core.specs import TargetCard
 from edgeq.graph.lint import CHECKS, Finding, Severity, lint
 
 CARD = load_card("jetson-orin")
+XAVIER = load_card("jetson-xavier")
 
 PARAMETERS = """float s = {0.1}, int8 z = {0}, float t = {0.2}, float[4] sw = {0.1, 0.2, 0.3, 0.4},
  int8[4] zw = {0, 0, 0, 0}, int8[4,4,1,1] k, float[4,4,1,1] w, float[4] b"""
@@ -39,6 +41,19 @@ class Case:
     bad: str
     good: str = GOOD
     words: str = ""
+    card: TargetCard = CARD
+
+
+# FP16 values are written as their bits: 168 is 1e-5, 5145 is 1e-3.
+HALF = """<ir_version: 9, opset_import: ["" : 19]> g (float16[N,4] x) => (float16[N,4] y)
+ <float16 s = {SCALE}, int8 z = {0}> { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }"""
+# Weights in blocks of 64 along the axis that is summed over.
+INT4 = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,256] f) => (float[N,8] y)
+ <int4[256,8] m, float[4,8] sm, int4[4,8] zm>
+ { md = DequantizeLinear<axis=0, block_size=64>(m, sm, zm) y = MatMul(f, md) }"""
+INT4_CONV = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,8,8] x) => (float[N,4,8,8] y)
+ <int4[4,4,1,1] k4, float[4] sw = {0.1, 0.2, 0.3, 0.4}, int4[4] z4>
+ { kd = DequantizeLinear<axis=0>(k4, sw, z4) y = Conv(x, kd) }"""
 
 
 def edit(old: str, new: str, *, text: str = GOOD) -> str:
@@ -138,6 +153,67 @@ CASES = [
         good=graph(CONV + "a = Sigmoid(x) " + pair("a") + "y = Mul(c, ad)"),
         words="x * Sigmoid(x)",
     ),
+    Case(
+        "model.unsupported-form",
+        edit("y = Relu(c)", "y, i = MaxPool<kernel_shape=[1,1]>(c)"),
+        good=edit("y = Relu(c)", "y = MaxPool<kernel_shape=[1,1]>(c)"),
+        words="indices",
+    ),
+    Case(
+        "model.unsupported-form",
+        edit("y = Relu(c)", "y = MaxPool<kernel_shape=[2,2],dilations=[2,2],pads=[1,1,1,1]>(c)"),
+        words="dilated",
+    ),
+    Case(
+        "model.unsupported-form",
+        '<ir_version: 8, opset_import: ["" : 18]> '
+        + graph(X + "y = Resize<antialias=1,mode=\"linear\">(x, , f)", "float[4] f = {1, 1, 2, 2}"),
+        good=edit("Relu(c)", "Resize(c, , f)", text=GOOD.replace("<float s", "<float[4] f = {1, 1, 1, 1}, float s")),
+        words="antialiasing",
+    ),
+    Case(
+        "model.unsupported-form",
+        graph("a = Shape(x) m = ReduceSum(x, a) y = Add(x, m)"),
+        good=graph("m = ReduceSum(x, a) y = Add(x, m)", "int64[1] a = {1}"),
+        words="computed axes",
+    ),
+    Case(
+        "model.gemm-factors",
+        graph("f = Flatten(x) y = Gemm<alpha=2.0>(f, m)", "float[256,8] m", output="float[N,8] y"),
+        good=graph("f = Flatten(x) y = Gemm(f, m)", "float[256,8] m", output="float[N,8] y"),
+        words="alpha 2.0",
+    ),
+    Case(
+        "model.int64",
+        graph("y = Slice(x, from, to)", "int64[1] from = {0}, int64[1] to = {9223372036854775807}"),
+        good=graph("y = Slice(x, from, to)", "int64[1] from = {0}, int64[1] to = {2147483647}"),
+        card=XAVIER,
+    ),
+    Case("target.int8", GOOD, graph("y = Relu(x)"), "jetson-nano", card=load_card("jetson-nano")),
+    Case("qdq.prequantized-weight", GOOD, graph(X + WEIGHT_PAIR + "y = Conv(xd, wd)"), "'k'", card=XAVIER),
+    Case(
+        "qdq.scale-half",
+        HALF.replace("SCALE", "168"),
+        good=HALF.replace("SCALE", "5145"),
+    ),
+    Case("qdq.packed-reader", INT4_CONV, good=INT4, words="Conv"),
+    Case("qdq.packed-reader", INT4.replace("MatMul(f, md)", "Add(f, md)"), good=INT4, words="Add"),
+    Case("qdq.packed-shape", INT4.replace("[256,8]", "[255,1]").replace("[4,8]", "[5,1]"), INT4, "odd"),
+    Case("qdq.packed-shape", INT4.replace("[4,8]", "[3,8]"), good=INT4, words="do not divide"),
+    Case("qdq.packed-shape", INT4.replace("[4,8]", "[4,4]"), good=INT4, words="2 blocked axes"),
+    Case("qdq.packed-block", INT4.replace("[4,8]", "[16,8]").replace("=64", "=16"), INT4, "blocks of 16"),
+    Case("qdq.type", INT4, good=GOOD, words="INT4", card=XAVIER),
+    Case(
+        "qdq.two-origins",
+        edit("y = Relu(c)", "xr = QuantizeLinear(x, t, z) xe = DequantizeLinear(xr, t, z) y = Add(c, xe)"),
+        good=edit("y = Relu(c)", "y = Add(c, xd)"),
+    ),
+    Case(
+        "fusion.concat",
+        graph(X + "p = Relu(x) " + pair("p", scale="t") + "y = Concat<axis=1>(xd, pd)", output="float[N,8,8,8] y"),
+        good=graph(X + "p = Relu(x) " + pair("p") + "y = Concat<axis=1>(xd, pd)", output="float[N,8,8,8] y"),
+    ),
+    Case("fusion.output", graph("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)")),
     Case("fusion.residual", graph(CONV + "y = Add(c, x)"), graph(CONV + "y = Add(c, xd)"), "neither"),
     Case("fusion.residual", graph(CONV + pair("c") + "y = Add(cd, xd)"), words="both operands"),
     Case("fusion.residual", graph(CONV + pair("c") + "y = Add(cd, x)"), words="own output"),
@@ -160,11 +236,11 @@ def ids(findings: tuple[Finding, ...]) -> set[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.check}-{case.words}")
 def test_a_check_finds_its_fault_and_nothing_in_a_sound_graph(parse_graph, case):
-    found = lint(parse_graph(case.bad, check=False), CARD)
+    found = lint(parse_graph(case.bad, check=False), case.card)
     of_case = [finding for finding in found if finding.check == case.check]
     assert of_case, found
     assert case.words in of_case[0].what
-    assert case.check not in ids(lint(parse_graph(case.good), CARD))
+    assert case.check not in ids(lint(parse_graph(case.good), case.card))
 
 
 def test_external_data_that_were_not_loaded_are_all_that_is_told(parse_graph, tmp_path):
