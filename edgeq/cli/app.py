@@ -24,6 +24,7 @@ from edgeq.cli.export import export
 from edgeq.cli.lint import lint
 from edgeq.cli.output import say, set_up_logging
 from edgeq.cli.recipes import recipes
+from edgeq.cli.report import report
 from edgeq.cli.synth import synth
 from edgeq.cli.targets import targets
 from edgeq.core.errors import EdgeqBug, EdgeqError
@@ -65,6 +66,7 @@ app.command(epilog="Example: edgeq engine model.qdq.onnx --target jetson-orin")(
 app.command(
     epilog="Example: edgeq lint model.qdq.onnx --target jetson-orin --fix --out fixed.onnx"
 )(lint)
+app.command(epilog="Example: edgeq report model.w8a8 model.w4a8 --out builds.html")(report)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
 app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)
 app.command(epilog="Example: edgeq doctor")(doctor)

@@ -22,6 +22,7 @@ from edgeq.core.errors import MissingDependencyError
 
 # Distribution and module: what the main job needs (a test holds this to pyproject.toml), and what it can use.
 REQUIRED = {
+    "jinja2": "jinja2",
     "numpy": "numpy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",

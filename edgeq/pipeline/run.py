@@ -16,6 +16,7 @@ from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
 from edgeq.pipeline.job import BuildOptions, Job, place, prepare, read_model
+from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
 
 
@@ -139,6 +140,12 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
             after=("write", "verify", "evaluate"),
             inputs={"model": job.options.model.name, "preprocessing": job.preprocessing},
             produce=lambda: stages.write_results(job, folder, progress),
+        ),
+        Stage(
+            name="report",
+            after=("synthesize", "train", "write", "results"),
+            inputs=report_inputs(job, folder),
+            produce=lambda: write_report(job, folder, progress),
         ),
     )
 

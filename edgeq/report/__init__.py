@@ -1,1 +1,1 @@
-"""Results to JSON and pictures."""
+"""Results as pages and pictures."""

@@ -392,5 +392,6 @@ def test_a_full_disk_keeps_what_was_finished_and_the_build_goes_on(
     require_message(done, "no room to write trained.safetensors", "finished stages are kept")
     assert not list(tmp_path.rglob(".*"))
     resumed = edgeq_process(*build.words, "--out", tmp_path / "out")
-    assert resumed.ran() == ["train", "write", "verify", "evaluate", "bundle", "results"]
+    stages = ["train", "write", "verify", "evaluate", "bundle", "results", "report"]
+    assert resumed.ran() == stages
     assert content(tmp_path / "out") == content(build.folder)

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-STAGES = ("synthesize", "train", "write", "verify", "evaluate", "bundle", "results")
+STAGES = ("synthesize", "train", "write", "verify", "evaluate", "bundle", "results", "report")
 NOISE = ("--recipe", "noise")  # where the samples do not matter
 
 
@@ -60,6 +60,7 @@ def test_the_folder_holds_what_the_documents_say(build):
         *("bn_table.json", "samples", "plan.json", "history.json", "trained.safetensors"),
         *("model.qdq.onnx", "findings.json", "lint.json", "agreement.json", "codes.json"),
         *("evaluation.json", "bundle", "results.json", "manifest.json", "log.jsonl"),
+        "report.html",
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 PROGRAM = Path(__file__).parent / "killed_runs.py"
-STAGES = ("synthesize", "train", "write", "verify", "evaluate", "bundle", "results")
+STAGES = ("synthesize", "train", "write", "verify", "evaluate", "bundle", "results", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ POINTS = [
     Point(where={"stage": "evaluate", "steps": 64}, finished=4),
     Point(where={"file": "outputs.json"}, finished=5, part=".bundle.part"),
     Point(where={"stage": "results", "steps": 0}, finished=6),
+    Point(where={"file": "report.html"}, finished=7, part=".report.html."),
 ]
 
 
@@ -97,7 +98,7 @@ def test_a_killed_run_goes_on_from_the_last_finished_stage(resumed, point):
 
 def test_the_command_finishes_what_was_killed(resumed):
     assert resumed.last.code == 0, resumed.last.err
-    assert resumed.last.ran() == ["results"]
+    assert resumed.last.ran() == ["report"]
 
 
 def test_a_build_that_was_killed_ends_in_the_same_bytes(resumed, build, content):
@@ -130,6 +131,7 @@ def test_a_finished_build_runs_nothing_and_says_so(finished, edgeq, content):
         ("evaluation.json", "evaluate"),
         ("bundle/build.sh", "bundle"),
         ("results.json", "results"),
+        ("report.html", "report"),
     ],
 )
 @pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "changed"])
@@ -145,8 +147,9 @@ def test_a_result_that_is_gone_or_changed_is_made_again(
     assert done.code == 0, done.err
     # This process may add up with other threads than the one that built: the last digits of the agreement differ then,
     # and the results with them.
-    inexact = {"agreement.json", "results.json"} if stage == "verify" else set()
-    assert [item for item in done.ran() if item != "results" or not inexact] == [stage]
+    inexact = {"agreement.json", "results.json", "report.html"} if stage == "verify" else set()
+    after = {"results", "report"} if inexact else set()
+    assert [item for item in done.ran() if item not in after] == [stage]
     again, first = content(finished.folder), content(build.folder)
     assert {item for item in first if again[item] != first[item]} <= inexact
 
@@ -156,7 +159,7 @@ def test_pictures_given_later_are_evaluated_and_nothing_else_is_done(edgeq, digi
     words = ("build", model, "--target", "cpu", *tiny, "--preset", "unit", "--out", tmp_path / "o")
     assert edgeq(*words).code == 0
     done = edgeq(*words, *pictures)
-    assert done.ran() == ["evaluate", "results"]
+    assert done.ran() == ["evaluate", "results", "report"]
     assert "top-1 on 360 pictures" in done.out
 
 

@@ -1,0 +1,108 @@
+"""A build in plain words: what was asked, what was decided, how it went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.specs import TargetCard
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Medians of the float and of the quantized model, timed in one run.
+
+    Attributes:
+        backend: what was timed, in words.
+        ratio: of the medians, after over before.
+    """
+
+    backend: str
+    before_ms: float
+    after_ms: float
+    ratio: float
+
+
+def say_asked(results: Mapping[str, Any], card: TargetCard) -> list[str]:
+    """Return what the user asked for, one sentence each."""
+    build = results["build"]
+    bits, recipe = build["bits"], build["recipe"]
+    ends = "the same widths" if bits["first_last_same"] else "8 bits"
+    return [
+        f"Quantize {results['model']} without its training data, for {card.title}.",
+        f"Weights get {bits['weights']} bits and activations {bits['activations']} bits ({results['bits']}).",
+        f"The first and the last layer have {ends}.",
+        f"The method is the recipe '{recipe['name']}' at the effort '{recipe['effort']}': {recipe['title']}.",
+        f"Every random choice follows from the seed {build['seed']}.",
+    ]
+
+
+def say_decided(results: Mapping[str, Any], plan: QuantPlan) -> list[str]:
+    """Return what edgeq decided, one sentence each."""
+    counts = Counter((item.role, str(item.grid)) for item in plan.quantized())
+    kinds = [
+        f"{number} {_plural(role, number)} on the grid {grid}"
+        for (role, grid), number in sorted(counts.items(), key=lambda item: str(item[0]))
+    ]
+    left = sum(1 for item in plan.decisions if item.grid is None)
+    proof = results["proof"]
+    within = f"within {proof['largest_abs']:.2g} ({proof['tolerance']:.2g} is allowed)"
+    return [
+        f"Preprocessing: {results['preprocessing']}.",
+        f"Statistics of the training data: {results['statistics']['text']}.",
+        f"Proof: the imported network equals the file in ONNX Runtime {within}.",
+        f"Placement: {'; '.join(kinds) or 'nothing is quantized'}; {left} tensors that were considered stay in float.",
+    ]
+
+
+def say_verdict(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the key figures: name and value."""
+    agreement, size = results["agreement"], results["size_bytes"]
+    before, after = top1_pcts(results)
+    match = agreement["top1_match_ratio"]
+    worst = min((item["sqnr_db"] for item in agreement["outputs"]), default=None)
+    return [
+        ("Top-1 before", say_pct(before)),
+        ("Top-1 after", say_pct(after)),
+        ("Same top class as the teacher", say_pct(None if match is None else 100 * match)),
+        ("Output against the teacher", NOT_MEASURED if worst is None else f"{worst:.1f} dB"),
+        ("Size", f"{size['before'] / 1e3:.0f} kB, now {size['after'] / 1e3:.0f} kB"),
+        ("Student against ONNX Runtime", f"largest difference: {results['codes']['largest']} code"),
+    ]
+
+
+def say_latency(runtime: str, latency: Latency | None) -> list[tuple[str, str]]:
+    """Return what was timed and the figure, one row each; what was not measured says so.
+
+    Args:
+        runtime: of the target; no figure of another runtime stands for its own.
+        latency: of another runtime or of this one, or None.
+    """
+    rows = [("TensorRT on the device", NOT_MEASURED)] if runtime == "tensorrt" else []
+    if latency is None:
+        return rows or [("ONNX Runtime on the CPU", NOT_MEASURED)]
+    told = f"{latency.before_ms:.3g} ms, now {latency.after_ms:.3g} ms (ratio {latency.ratio:.2f})"
+    return [*rows, (f"{latency.backend} (median)", told)]
+
+
+def top1_pcts(results: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return top-1 before and after in per cent, or None for both where it was not measured."""
+    evaluation = results["evaluation"]
+    if evaluation is None:
+        return None, None
+    return evaluation["float"]["top1_pct"], evaluation["quantized"]["top1_pct"]
+
+
+def say_pct(value: float | None) -> str:
+    """Return a percentage in words."""
+    return NOT_MEASURED if value is None else f"{value:.2f} %"
+
+
+def _plural(role: Role, number: int) -> str:
+    word = "weight tensor" if role is Role.WEIGHT else "activation"
+    return word if number == 1 else f"{word}s"

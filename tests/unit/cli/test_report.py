@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeq.core.files import write_json
+
+RECIPE = {"name": "edgeq", "effort": "quick"}
+OUTPUT = {"tensor": "y", "op_type": "Gemm", "grid": "", "sqnr_db": 21.5}
+RESULTS = {
+    "model": "net.onnx",
+    "target": "cpu",
+    "bits": "w4a8",
+    "agreement": {"top1_match_ratio": None, "outputs": [OUTPUT]},
+    "evaluation": {"float": {"top1_pct": 92.5}, "quantized": {"top1_pct": 91.25}},
+    "size_bytes": {"before": 4000, "after": 1000},
+    "build": {"recipe": RECIPE},
+}
+
+
+@pytest.fixture
+def builds(tmp_path: Path) -> tuple[str, str]:
+    """Return the folders of two builds."""
+    write_json(tmp_path / "one" / "results.json", RESULTS)
+    write_json(tmp_path / "two" / "results.json", {**RESULTS, "bits": "w8a8"})
+    return str(tmp_path / "one"), str(tmp_path / "two")
+
+
+def test_two_builds_become_a_table_and_a_page(edgeq: Any, builds: Any, tmp_path: Path) -> None:
+    done = edgeq("report", *builds, "--out", "page.html")
+    assert done.code == 0, done.err
+    _, first, second, last = done.out.splitlines()
+    assert first.split()[:8] == ["one", "w4a8", "edgeq", "cpu", "92.50", "%", "91.25", "%"]
+    assert second.split()[:2] == ["two", "w8a8"]
+    assert first.endswith("not measured")
+    assert last == "page: page.html"
+    assert "2 builds side by side" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_json_has_every_build(edgeq: Any, builds: Any) -> None:
+    found = json.loads(edgeq("report", *builds, "--json").out)
+    assert found["page"] == "builds.html"
+    assert [(item["name"], item["top1_after_pct"]) for item in found["builds"]] == [
+        ("one", 91.25),
+        ("two", 91.25),
+    ]
+
+
+def test_a_page_is_replaced_only_when_told(edgeq: Any, builds: Any, tmp_path: Path) -> None:
+    (tmp_path / "builds.html").write_text("mine")
+    done = edgeq("report", *builds)
+    assert done.code == 3
+    assert "--overwrite" in done.err
+    assert (tmp_path / "builds.html").read_text() == "mine"
+    assert edgeq("report", *builds, "--overwrite").code == 0
+    assert (tmp_path / "builds.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_a_folder_without_a_build_ends_with_3(edgeq: Any, builds: Any, tmp_path: Path) -> None:
+    done = edgeq("report", builds[0], str(tmp_path))
+    assert done.code == 3
+    assert "results.json" in done.err
+    assert not (tmp_path / "builds.html").exists()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.testing
+
+from edgeq.cli import build, options
+from edgeq.cli.app import app
+from edgeq.pipeline import report
+from edgeq.pipeline.report import command_words
+
+
+@pytest.fixture
+def asked():
+    return options.make_options(
+        Path("some where/net 1.onnx"),
+        out=Path("out"),
+        target="jetson-orin",
+        bits="w4a4",
+        first_last="same",
+        effort="quick",
+        seed=7,
+        recipe="leaves",
+        preset="unit",
+        mean="-0.5,0.25",
+        std="1,2",
+        bounds="-1,1",
+        shapes=["a:b:1x3x8x8"],
+        eval_path=Path("some where/pictures.zip"),
+        settings=["training.steps=4"],
+        teacher=Path("some where/w.pth"),
+    )
+
+
+def test_the_command_of_a_build_asks_for_the_same_build(asked, monkeypatch):
+    seen = []
+    monkeypatch.setattr("edgeq.pipeline.run_build", lambda wanted, *_, **__: seen.append(wanted))
+    words = shlex.split(shlex.join(command_words(asked)))
+    typer.testing.CliRunner().invoke(app, [*words[1:], "--out", "out"])
+    expected = dataclasses.replace(
+        asked,
+        model=Path("net 1.onnx"),
+        eval_path=Path("pictures.zip"),
+        teacher_weights=Path("w.pth"),
+    )
+    assert seen == [expected]
+
+
+def test_the_command_names_no_folder(asked):
+    assert "some where" not in " ".join(command_words(asked))
+
+
+def test_the_defaults_are_those_of_the_command_line():
+    command = typer.main.get_command(app).commands[build.build.__name__]
+    known = {param.opts[0]: str(param.default) for param in command.params}
+    assert {name: known[name] for name in report._DEFAULTS} == report._DEFAULTS

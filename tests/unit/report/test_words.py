@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from edgeq.report.words import (
+    NOT_MEASURED,
+    Latency,
+    say_asked,
+    say_decided,
+    say_latency,
+    say_verdict,
+)
+
+CPU = Latency(backend="ONNX Runtime, CPU", before_ms=2.0, after_ms=1.0, ratio=0.5)
+
+
+def test_what_was_asked_names_model_widths_method_and_seed(results, card):
+    assert say_asked(results, card) == [
+        f"Quantize net.onnx without its training data, for {card.title}.",
+        "Weights get 4 bits and activations 8 bits (w4a8).",
+        "The first and the last layer have the same widths.",
+        "The method is the recipe 'edgeq' at the effort 'quick': a method.",
+        "Every random choice follows from the seed 3.",
+    ]
+
+
+def test_what_was_decided_counts_tensors_by_grid(results, plan):
+    assert say_decided(results, plan)[-1] == (
+        "Placement: 2 activations on the grid int8 -128..127 per tensor; "
+        "1 weight tensor on the grid int4 -7..7 per channel 0; 1 tensors that were considered stay in float."
+    )
+
+
+def test_what_was_not_measured_says_so(results):
+    told = dict(say_verdict(results))
+    assert told["Top-1 before"] == told["Top-1 after"] == NOT_MEASURED
+    assert told["Same top class as the teacher"] == "93.75 %"
+    results["agreement"]["top1_match_ratio"] = None
+    assert dict(say_verdict(results))["Same top class as the teacher"] == NOT_MEASURED
+
+
+def test_accuracy_is_told_before_and_after(results):
+    results["evaluation"] = {"float": {"top1_pct": 92.5}, "quantized": {"top1_pct": 91.25}}
+    told = dict(say_verdict(results))
+    assert (told["Top-1 before"], told["Top-1 after"]) == ("92.50 %", "91.25 %")
+
+
+def test_a_latency_of_onnx_runtime_never_stands_for_the_devices():
+    assert say_latency("tensorrt", CPU) == [
+        ("TensorRT on the device", NOT_MEASURED),
+        ("ONNX Runtime, CPU (median)", "2 ms, now 1 ms (ratio 0.50)"),
+    ]
+
+
+def test_a_missing_latency_is_missing_on_every_target():
+    assert say_latency("tensorrt", None) == [("TensorRT on the device", NOT_MEASURED)]
+    assert say_latency("onnxruntime", None) == [("ONNX Runtime on the CPU", NOT_MEASURED)]
+
+
+def test_the_latency_of_a_cpu_target_is_its_own():
+    assert [name for name, _ in say_latency("onnxruntime", CPU)] == ["ONNX Runtime, CPU (median)"]
