@@ -227,7 +227,11 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
             if script.phases:
                 assert monitor._ready, "the monitor's base was not initialised"
             for method, arguments in script.phases:
-                if getattr(monitor, method)(*arguments) is False:
+                try:
+                    is_called_off = getattr(monitor, method)(*arguments) is False
+                except BaseException as error:
+                    raise SystemError("the process would have died here: C++ is above") from error
+                if is_called_off:
                     return None
             for text in script.log:
                 self._logger.log(module.ILogger.ERROR, text)
