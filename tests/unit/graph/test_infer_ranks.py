@@ -8,8 +8,8 @@ import pytest
 from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.view import GraphView
 
-# The first size of the target is that of the batch, which is not known (from opset 15 on, ONNX knows the rest); a second
-# Reshape follows.
+# The first size of the target is that of the batch, which is not known (from opset 15 on, ONNX knows the rest); a
+# second Reshape follows.
 CHAIN = """g (float[N,4,H,W] x) => (float[A,B] y) <int64[1] from = {0}, int64[1] to = {2}, int64[1] rest = {-1}>
 {
   s = Shape(x)
