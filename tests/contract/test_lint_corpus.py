@@ -256,6 +256,17 @@ def test_an_opset_that_cannot_be_converted_is_left_and_told(parse_graph):
     assert errors_of(fixed)["model.opset"] == (fixed.opset_import[0].version < 13)
 
 
+def test_an_opset_is_left_where_the_older_one_lacks_the_types(parse_graph):
+    model = parse_graph(
+        """<ir_version: 9, opset_import: ["" : 19]> g (float16[N,4] x) => (float16[N,4] y)
+        <float16 s = {5145}, int8 z = {0}>
+        { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }"""
+    )
+    fixed, fixes = mend(model, load_card("jetson-xavier"))
+    assert fixed.opset_import[0].version == 19
+    assert [item.check for item in fixes] == ["model.ir-version"]
+
+
 def test_an_ir_version_above_the_targets_is_lowered(parse_graph):
     model = parse_graph("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     model.ir_version = 12

@@ -181,7 +181,7 @@ def check_channel_axis(view: LintView, card: TargetCard) -> Iterator[tuple[str, 
     """Find weights whose channel axis is not the one of their reader."""
     for node in view.each(DQ):
         scale, shape = view.operand(node, 1), view.shape(node.input[0])
-        if scale is None or scale.size == 1 or scale.ndim > 1 or shape is None:
+        if scale is None or scale.size == 1 or scale.ndim > 1 or not shape:
             continue
         axis = int(attribute(node, "axis", 1))  # type: ignore[call-overload]
         for reader, index in view.consumers(node.output[0]):

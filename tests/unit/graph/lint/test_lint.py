@@ -123,6 +123,7 @@ CASES = [
         "qdq.scalar-data",
         graph(X + K + "sq = QuantizeLinear(t, s, z) sd = DequantizeLinear(sq, s, z) c = Conv(xd, kd) y = Mul(c, sd)"),
     ),
+    Case("qdq.scalar-data", edit("int8[4,4,1,1] k", "int8 k = {1}"), words="'k'"),
     Case("qdq.pair-scale", edit("DequantizeLinear(xq, s, z)", "DequantizeLinear(xq, t, z)")),
     Case(
         "qdq.q-reader",
