@@ -51,19 +51,23 @@ class CodeCounter:
         self._grid, self._scale = grid, scale
         self._group = max(1, 2 ** (grid.bits - 6))  # at most 64 bars for the grid
         self._margin = self._group * max(1, 2 ** min(grid.bits, 6) // 8)
-        size = grid.high - grid.low + 1 + 2 * self._margin
-        self._counts = np.zeros(size, np.int64)
+        self._ends = grid.low - self._margin, grid.high + self._margin
+        self._counts = np.zeros(self._ends[1] - self._ends[0] + 1, np.int64)
 
     def add(self, x: NDArray[np.floating]) -> None:
-        """Count the values `x`: any shape, in the unit of the scale."""
+        """Count the values `x`: [N, ...], in the unit of the scale; those beyond the margin count at its end."""
         steps = np.asarray(x, np.float32) / along_axis(self._scale, x.ndim, self._grid.axis or 0)
-        self.add_codes(np.rint(steps))
+        np.rint(steps, out=steps)
+        np.clip(steps, *self._ends, out=steps)
+        self._count(steps.astype(np.int64))
 
-    def add_codes(self, codes: NDArray[np.generic]) -> None:
-        """Count codes; those beyond the margin count as lying at its end."""
-        low, high = self._grid.low - self._margin, self._grid.high + self._margin
-        inside = np.clip(codes, low, high).astype(np.int64).reshape(-1) - low
-        self._counts += np.bincount(inside, minlength=self._counts.size)
+    def add_codes(self, codes: NDArray[np.integer]) -> None:
+        """Count codes, likewise."""
+        self._count(np.clip(codes.astype(np.int64), *self._ends))
+
+    def _count(self, codes: NDArray[np.int64]) -> None:
+        codes -= self._ends[0]
+        self._counts += np.bincount(codes.reshape(-1), minlength=self._counts.size)
 
     def draw(self) -> Histogram:
         """Return the picture of what was counted so far."""

@@ -30,7 +30,7 @@ def test_each_code_of_a_narrow_grid_has_a_bar_and_the_grid_has_a_margin():
 @pytest.mark.parametrize("narrow", [False, True])
 def test_no_grid_has_more_bars_than_a_screen_shows(bits, narrow):
     counter = CodeCounter(Grid(bits=bits, narrow=narrow), ONE)
-    counter.add_codes(np.zeros(1))
+    counter.add_codes(np.zeros(1, np.int8))
     picture = counter.draw()
     assert 4 < len(bars(picture.area)) <= 81
     assert 0 < picture.low_x < picture.high_x < WIDTH
