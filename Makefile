@@ -42,7 +42,7 @@ test-gpu: setup
 	$(RUN) -m pytest -m gpu || { code=$$?; [ $$code -eq 5 ] && echo "there is no GPU test yet" || exit $$code; }
 
 demo: setup
-	$(VENV)/bin/edgeq build examples/digits/digits_bn.onnx --target jetson-orin --preset unit \
+	$(VENV)/bin/edgeq build examples/digits/digits_bn.onnx --target jetson-orin --preset unit --effort quick \
 	  --eval examples/digits/heldout.zip --out out/demo --overwrite
 
 clean:
