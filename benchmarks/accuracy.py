@@ -3,6 +3,10 @@
     EDGEQ_FIXTURES=../shared/data python benchmarks/accuracy.py                     # every row, three seeds
     EDGEQ_FIXTURES=../shared/data python benchmarks/accuracy.py --rows w4a4/standard/edgeq --seeds 0
 
+A row is BITS/EFFORT/RECIPE of the file that has its BatchNorm (`resnet20_bn.onnx`). With `@folded` behind it, it is of
+`resnet20_folded.onnx` and nothing else; with `@teacher`, of that file and the state dict of the network before folding,
+which this script makes from `resnet20_bn.onnx` under names of its own.
+
 Each run goes through the stages of `edgeq build` and is evaluated once, after its last training step, by ONNX Runtime
 (graph optimisation off) on all 10,000 test pictures. The sample set does not depend on the bits: it is made once a
 seed, effort and recipe, and its time is counted in every run that uses it. Rows are kept in benchmarks/accuracy.json
@@ -26,6 +30,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.numpy import save_file
 
 import edgeq
 from deploy.evaluate import evaluate_top1
@@ -44,6 +51,9 @@ ROWS = (
     "w8a8/quick/edgeq",
     *(f"{bits}/standard/edgeq" for bits in BITS),
     *(f"{bits}/standard/noise" for bits in BITS),
+    *(f"{bits}/standard/edgeq@teacher" for bits in BITS[:3]),
+    *(f"{bits}/standard/edgeq@folded" for bits in BITS[:3]),
+    *(f"{bits}/standard/noise@folded" for bits in BITS[:3]),
 )
 # What the project asks of the mean drop, in points of top-1, and of one run's wall time, in seconds.
 LIMITS = {
@@ -52,6 +62,9 @@ LIMITS = {
     "w4a8/standard/edgeq": (0.5, 720),
     "w4a4/standard/edgeq": (1.2, 720),
     "w3a3/standard/edgeq": (5.0, 720),
+    "w8a8/standard/edgeq@folded": (0.4, None),
+    "w4a8/standard/edgeq@folded": (1.0, None),
+    "w4a4/standard/edgeq@folded": (2.5, None),
 }
 
 
@@ -59,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="bits/effort/recipe")
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ROWS), help="BITS/EFFORT/RECIPE[@folded|@teacher]"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="figures to try; not recorded"
@@ -90,7 +105,7 @@ class Bench:
     """Runs rows; keeps sample sets and the float accuracy between them."""
 
     def __init__(self, fixtures: Path, folder: Path, settings: dict[str, str]) -> None:
-        self._model = fixtures / "resnet20_bn.onnx"
+        self._fixtures = fixtures
         self._pictures = fixtures / "test.zip"
         self._folder = folder
         self._settings = settings
@@ -99,10 +114,11 @@ class Bench:
 
     def run(self, row: str, seed: int) -> dict[str, Any]:
         """Return the figures of one row and seed."""
-        bits, effort, recipe = row.split("/")
+        path, _, variant = row.partition("@")
+        bits, effort, recipe = path.split("/")
         started = time.monotonic()
-        job = prepare(self._options(bits, effort, recipe, seed))
-        made, samples_s = self._samples(job, effort, recipe, seed, started)
+        job = prepare(self._options(bits, effort, recipe, variant, seed))
+        made, samples_s = self._samples(job, effort, f"{recipe}@{variant}", seed, started)
         started = time.monotonic()
         folder = self._folder / f"{row.replace('/', '-')}-{seed}"
         stages.make_values(job, SampleSet.load(made / "samples"), folder, NoProgress())
@@ -142,9 +158,13 @@ class Bench:
         assert self._float is not None
         return self._float - found["quantized"].top1_pct, found["quantized"].top1_pct
 
-    def _options(self, bits: str, effort: str, recipe: str, seed: int) -> BuildOptions:
+    def _options(
+        self, bits: str, effort: str, recipe: str, variant: str, seed: int
+    ) -> BuildOptions:
+        folded = variant in {"folded", "teacher"}
         return BuildOptions(
-            model=self._model,
+            model=self._fixtures / ("resnet20_folded.onnx" if folded else "resnet20_bn.onnx"),
+            teacher_weights=self._state_dict() if variant == "teacher" else None,
             target="jetson-orin",
             bits=BitSpec.parse(bits),
             effort=Effort(effort),
@@ -161,6 +181,30 @@ class Bench:
             overwrite=False,
         )
 
+    def _state_dict(self) -> Path:
+        """Return a file with the network's parameters before folding, as PyTorch names them."""
+        path = self._folder / "before_folding.safetensors"
+        if not path.exists():
+            model = onnx.load(self._fixtures / "resnet20_bn.onnx")
+            save_file(state_dict_of(model), path)
+        return path
+
+
+def state_dict_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the parameters of the layers of `model` that have any, under numbered module names."""
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    parts = {
+        "Conv": ("weight", "bias"),
+        "Gemm": ("weight", "bias"),
+        "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
+    }
+    return {
+        f"module{index}.{part}": np.ascontiguousarray(arrays[name])
+        for index, node in enumerate(model.graph.node)
+        if node.op_type in parts
+        for part, name in zip(parts[node.op_type], node.input[1:], strict=False)
+    }
+
 
 def page(record: dict[str, Any]) -> str:
     """Return docs/results.md."""
@@ -172,6 +216,8 @@ def page(record: dict[str, Any]) -> str:
         "of `jetson-orin`), evaluated once after the last training step by ONNX Runtime on the 10,000 test pictures.",
         "The pictures and their labels are seen by the evaluation only. Drop is in points of top-1; wall time is one",
         "whole build without the evaluation. The `noise` rows train on Gaussian noise instead of synthetic samples.",
+        "Rows with `@folded` are of `resnet20_folded.onnx` with nothing beside it; those with `@teacher` of the same",
+        "file and a state dict of the network before folding.",
         "",
         "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -188,7 +234,7 @@ def page(record: dict[str, Any]) -> str:
         lines.append(
             f"| {row.replace('/', ' / ')} | {statistics.mean(drops):.2f} | {each} | "
             f"{f'{limit[0]:.2f}' if limit else '-'} | {statistics.mean(walls):.0f} ({max(walls):.0f}) | "
-            f"{limit[1] if limit else '-'} |"
+            f"{limit[1] if limit and limit[1] else '-'} |"
         )
     machines = sorted({run["machine"] for runs in record.values() for run in runs.values()})
     versions = sorted({run["versions"] for runs in record.values() for run in runs.values()})
