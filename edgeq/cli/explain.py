@@ -1,4 +1,4 @@
-"""`edgeq explain`: what happens to every tensor, by which rule, and why."""
+"""`edgeq explain`: what happens to every tensor, by which rule, and why; and what TensorRT is predicted to fuse."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgeq.cli.output import print_json, print_table
 
 if TYPE_CHECKING:  # numpy is too much for `--help`
     from edgeq.core.plan import Decision
+    from edgeq.graph.regions import Region
 
 
 def explain(
@@ -27,11 +28,14 @@ def explain(
     shape: options.Shapes = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the placement for a target: tensor, grid, rule, reason."""
+    """Print the placement for a target: tensor, grid, rule, reason; and the kernels that TensorRT is predicted to make.
+
+    Of a MODEL that has Q/DQ nodes already, of any tool, only the prediction is printed.
+    """
     from edgeq.pipeline import run_explain
 
     options.say_defaults(context)
-    plan = run_explain(
+    found = run_explain(
         options.make_options(
             model,
             out=Path(f"{model.stem}.{target}"),
@@ -46,12 +50,39 @@ def explain(
         )
     )
     if as_json:
-        print_json(plan.to_dict())
+        print_json(found.to_dict())
         return
+    if found.plan is not None:
+        print_table(
+            ("tensor", "grid", "rule", "reason"),
+            [
+                (item.tensor, describe_grid(item), item.rule, item.reason)
+                for item in found.plan.decisions
+            ],
+        )
+    if found.regions:
+        _print_regions(found.regions, is_first=found.plan is None)
+
+
+def _print_regions(regions: tuple[Region, ...], *, is_first: bool) -> None:
+    if not is_first:
+        typer.echo()
+    typer.echo("predicted kernels (from NVIDIA's documentation; not verified on hardware)")
     print_table(
-        ("tensor", "grid", "rule", "reason"),
-        [(item.tensor, describe_grid(item), item.rule, item.reason) for item in plan.decisions],
+        ("nodes", "operators", "precision", "reason"),
+        [(_describe_nodes(item.nodes), item.ops, item.precision, item.reason) for item in regions],
     )
+    kernels = [item for item in regions if item.kind.value == "kernel"]
+    int8 = sum(item.precision.startswith("int8") for item in kernels)
+    conversions = sum(item.kind.value == "conversion" for item in regions)
+    typer.echo(
+        f"{len(regions)} kernels; {int8} of {len(kernels)} convolutions and products in INT8; "
+        f"{conversions} conversions between INT8 and float"
+    )
+
+
+def _describe_nodes(nodes: tuple[str, ...]) -> str:
+    return nodes[0] if len(nodes) == 1 else f"{nodes[0]} .. {nodes[-1]}"
 
 
 def describe_grid(decision: Decision) -> str:

@@ -132,6 +132,18 @@ def load_any_model(path: Path) -> onnx.ModelProto:
     return inlined
 
 
+def has_qdq(path: Path) -> bool:
+    """Return true if the ONNX file `path` has DequantizeLinear nodes: a quantized model.
+
+    Raises:
+        InputError: if there is no such file, or it cannot be read.
+        ModelError: if it is no ONNX file.
+    """
+    model = _decode(_read_file(path), path)
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    return any(node.op_type == "DequantizeLinear" for body in bodies for node in body)
+
+
 def _read_file(path: Path) -> bytes:
     try:
         if not path.exists():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from edgeq.pipeline.dry_run import DryRun, plan_build
+from edgeq.pipeline.explain import Explanation, run_explain
 from edgeq.pipeline.job import BuildOptions, Job, prepare
-from edgeq.pipeline.run import BuildResult, run_build, run_explain, run_synth
+from edgeq.pipeline.run import BuildResult, run_build, run_synth
 
 __all__ = [
     "BuildOptions",
     "BuildResult",
     "DryRun",
+    "Explanation",
     "Job",
     "plan_build",
     "prepare",

@@ -1,4 +1,4 @@
-"""`edgeq build`, `synth` and `explain`: the stages one after the other, resumed where a run was cut off."""
+"""`edgeq build` and `synth`: the stages one after the other, resumed where a run was cut off."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import onnx
 
 from edgeq.core.files import digest_file, read_json
-from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
-from edgeq.pipeline.job import BuildOptions, Job, place, prepare, read_model
+from edgeq.pipeline.job import BuildOptions, Job, prepare
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
 
@@ -166,22 +165,6 @@ def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
     with work.claimed():
         work.run(_synthesize(job, work.folder, progress), progress)
     return work.folder / "samples"
-
-
-def run_explain(options: BuildOptions) -> QuantPlan:
-    """Return the placement for the model and the target; nothing is written.
-
-    A model without BatchNormalization statistics has one, too.
-
-    Raises:
-        EdgeqError: if the model cannot be read or placed.
-    """
-    from deploy.cards import Capability, load_card, require_capability
-
-    card = load_card(options.target)
-    require_capability(card, Capability.INT8)
-    loaded, reports = read_model(options)
-    return place(options, card, loaded, [report.spec for report in reports]).plan
 
 
 def _digest_pictures(path: Path | None) -> str | None:

@@ -79,6 +79,7 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     """
     from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.graph.lint import lint
+    from edgeq.graph.regions import predict_regions
     from edgeq.quant.storage import load_values
 
     progress.start("write", 1, "file")
@@ -100,10 +101,12 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         folder / "lint.json",
         [{"check": item.check, "node": item.node, "what": item.what} for item in findings],
     )
+    regions = predict_regions(written.model, job.card)
+    write_json(folder / "regions.json", [region.to_dict() for region in regions])
     progress.advance()
     quantized = sum(1 for _ in job.plan.quantized())
     progress.finish(f"{quantized} tensors quantized, lint: 0 errors, {len(findings)} warnings")
-    return ["model.qdq.onnx", "findings.json", "lint.json"]
+    return ["model.qdq.onnx", "findings.json", "lint.json", "regions.json"]
 
 
 def verify_model(
@@ -216,6 +219,7 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "codes": read_json(folder / "codes.json"),
         "evaluation": read_json(folder / "evaluation.json"),
         "lint": read_json(folder / "lint.json"),
+        "regions": read_json(folder / "regions.json"),
         "size_bytes": {
             "before": job.loaded.size_bytes,
             "after": (folder / "model.qdq.onnx").stat().st_size,

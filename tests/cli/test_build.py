@@ -58,7 +58,14 @@ def test_the_folder_holds_what_the_documents_say(build):
     names = {path.name for path in build.folder.iterdir()}
     assert names == {
         *("bn_table.json", "samples", "plan.json", "history.json", "trained.safetensors"),
-        *("model.qdq.onnx", "findings.json", "lint.json", "agreement.json", "codes.json"),
+        *(
+            "model.qdq.onnx",
+            "findings.json",
+            "lint.json",
+            "regions.json",
+            "agreement.json",
+            "codes.json",
+        ),
         *("evaluation.json", "bundle", "results.json", "manifest.json", "log.jsonl"),
         "report.html",
     }
@@ -224,7 +231,7 @@ def test_the_first_and_the_last_layer_have_eight_bits_unless_asked(edgeq, digits
     words = (digits / "digits_bn.onnx", "--target", "cpu", "--bits", "w4a4", "--json")
     grids = {}
     for same in ("int8", "same"):
-        plan = json.loads(edgeq("explain", *words, "--first-last", same).out)
+        plan = json.loads(edgeq("explain", *words, "--first-last", same).out)["plan"]
         weights = [item for item in plan["decisions"] if item["role"] == "weight" and item["grid"]]
         grids[same] = [item["grid"]["bits"] for item in weights]
     assert grids == {"int8": [8, *[4] * 7, 8], "same": [4] * 9}

@@ -9,7 +9,7 @@ import pytest
 
 def test_explain_prints_tensor_grid_rule_and_reason(edgeq, digits):
     done = edgeq("explain", digits / "digits_bn.onnx", "--target", "jetson-orin")
-    head, *rows = done.out.splitlines()
+    head, *rows = done.out.split("\n\n")[0].splitlines()
     assert head.split() == ["tensor", "grid", "rule", "reason"]
     (weight,) = [row for row in rows if row.startswith("classifier.weight ")]
     assert "int8 -127..127 per channel 0" in weight
@@ -21,7 +21,18 @@ def test_explain_prints_tensor_grid_rule_and_reason(edgeq, digits):
 def test_explain_has_the_plan_that_a_build_stores(build, edgeq, digits):
     words = ("--target", "jetson-orin", "--preset", "unit", "--json")
     done = edgeq("explain", digits / "digits_bn.onnx", *words)
-    assert json.loads(done.out) == json.loads((build.folder / "plan.json").read_text())
+    found = json.loads(done.out)
+    assert found["plan"] == json.loads((build.folder / "plan.json").read_text())
+    assert found["regions"] == json.loads((build.folder / "results.json").read_text())["regions"]
+
+
+def test_explain_tells_the_kernels_of_a_file_that_is_quantized_already(build, edgeq):
+    words = ("--target", "jetson-orin", "--json")
+    done = edgeq("explain", build.folder / "model.qdq.onnx", *words)
+    assert json.loads(done.out) == {
+        "plan": None,
+        "regions": json.loads((build.folder / "regions.json").read_text()),
+    }
 
 
 def test_explain_needs_no_statistics(edgeq, digits):

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, QuantPlan, Role, SharedRange, Site
+from edgeq.graph.regions import Kind, Region
+from edgeq.pipeline.explain import Explanation
 
+REGIONS = (
+    Region(nodes=("q",), kind=Kind.CONVERSION, ops="QuantizeLinear", precision="fp32 to int8", reason="in"),
+    Region(nodes=("c", "r"), kind=Kind.KERNEL, ops="Conv+Relu", precision="int8", reason="both"),
+)  # fmt: skip
 LONG = "the reason is a sentence that is much wider than any terminal, " * 4
 
 
@@ -36,12 +42,12 @@ def plan(pipeline: Any) -> QuantPlan:
             decide("[bold]odd[/bold]", None, None, "stays"),
         ),
     )
-    pipeline.answer = lambda options: plan
+    pipeline.answer = lambda options: Explanation(plan=plan, regions=REGIONS)
     return plan
 
 
 def test_every_tensor_has_a_line_that_is_not_cut(edgeq: Any, plan: QuantPlan) -> None:
-    lines = edgeq("explain", "m.onnx", "--target", "cpu").out.splitlines()
+    lines = edgeq("explain", "m.onnx", "--target", "cpu").out.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == [
         "tensor",
         "input",
@@ -55,10 +61,30 @@ def test_every_tensor_has_a_line_that_is_not_cut(edgeq: Any, plan: QuantPlan) ->
     assert "  float  " in lines[4]
 
 
-def test_json_is_the_plan_itself(edgeq: Any, plan: QuantPlan) -> None:
+def test_json_holds_the_plan_itself_and_the_predicted_kernels(edgeq: Any, plan: QuantPlan) -> None:
     done = edgeq("explain", "m.onnx", "--target", "cpu", "--json")
-    assert QuantPlan.from_dict(json.loads(done.out)) == plan
+    found = json.loads(done.out)
+    assert QuantPlan.from_dict(found["plan"]) == plan
+    assert tuple(map(Region.from_dict, found["regions"])) == REGIONS
 
 
 def test_a_width_that_no_grid_has_ends_with_3(edgeq: Any, plan: QuantPlan) -> None:
     assert edgeq("explain", "m.onnx", "--target", "cpu", "--bits", "w1a8").code == 3
+
+
+def test_predicted_kernels_follow_and_say_that_nothing_was_verified(
+    edgeq: Any, plan: QuantPlan
+) -> None:
+    text = edgeq("explain", "m.onnx", "--target", "jetson-orin").out.split("\n\n")[1]
+    title, head, *rows, total = text.splitlines()
+    assert "not verified on hardware" in title
+    assert head.split() == ["nodes", "operators", "precision", "reason"]
+    assert [row.split()[0] for row in rows] == ["q", "c"]
+    assert "c .. r" in rows[1]
+    assert total.startswith("2 kernels; 1 of 1 convolutions and products in INT8; 1 conversions")
+
+
+def test_a_file_with_qdq_nodes_has_predicted_kernels_only(edgeq: Any, pipeline: Any) -> None:
+    pipeline.answer = lambda options: Explanation(plan=None, regions=REGIONS)
+    lines = edgeq("explain", "m.onnx", "--target", "jetson-orin").out.splitlines()
+    assert "predicted kernels" in lines[0]

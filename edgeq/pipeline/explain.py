@@ -1,0 +1,74 @@
+"""`edgeq explain`: the placement on a float model, and what TensorRT is predicted to make of the Q/DQ nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeq.core.plan import QuantPlan, Role
+from edgeq.core.quantized import QuantizedValues
+from edgeq.graph.regions import Region
+from edgeq.graph.view import GraphView
+from edgeq.pipeline.job import BuildOptions, place, read_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What is decided on a model, and what is predicted of it.
+
+    Attributes:
+        plan: the placement; None for a file that has its Q/DQ nodes already.
+        regions: what TensorRT is predicted to fuse, and in which precision; none for other runtimes.
+    """
+
+    plan: QuantPlan | None
+    regions: tuple[Region, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {
+            "plan": None if self.plan is None else self.plan.to_dict(),
+            "regions": [region.to_dict() for region in self.regions],
+        }
+
+
+def run_explain(options: BuildOptions) -> Explanation:
+    """Return the placement for the model and the target, and the regions predicted of it; nothing is written.
+
+    Statistics of BatchNormalization are not needed. Of a file with Q/DQ nodes, of any tool, only the regions are told.
+
+    Raises:
+        EdgeqError: if the model cannot be read or placed.
+    """
+    from deploy.cards import Capability, load_card, require_capability
+    from edgeq.graph.insert_qdq import insert_qdq
+    from edgeq.graph.read import has_qdq, load_any_model
+    from edgeq.graph.regions import predict_regions
+
+    card = load_card(options.target)
+    require_capability(card, Capability.INT8)
+    if has_qdq(options.model):
+        return Explanation(plan=None, regions=predict_regions(load_any_model(options.model), card))
+    loaded, reports = read_model(options)
+    placed = place(options, card, loaded, [report.spec for report in reports])
+    written = insert_qdq(
+        placed.model, placed.plan, blank_values(placed.model, placed.plan), card=card
+    ).model
+    return Explanation(plan=placed.plan, regions=predict_regions(written, card))
+
+
+def blank_values(model: onnx.ModelProto, plan: QuantPlan) -> QuantizedValues:
+    """Return scales of 1 and codes of 0 for a plan on `model`: what fuses does not depend on the numbers."""
+    view = GraphView(model)
+    scales, codes = {}, {}
+    for item in plan.quantized():
+        value = view.constant(item.tensor) if item.role is Role.WEIGHT else None
+        shape = () if value is None else value.shape
+        axis = None if item.grid is None else item.grid.axis
+        scales[item.tensor] = np.ones(() if axis is None else shape[axis], np.float32)
+        if item.role is Role.WEIGHT:
+            codes[item.tensor] = np.zeros(shape, np.int8)
+    return QuantizedValues(scales=scales, codes=codes, floats={})
