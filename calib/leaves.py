@@ -44,7 +44,7 @@ class _Canvas:
     ) -> None:
         self._size = (count, channels, height, width)
         self._generator = generator
-        rows = torch.linspace(0, 1, height)
+        rows = torch.linspace(0, 1, height) if height > 1 else torch.tensor([0.5])
         columns = torch.linspace(0, 1, width)
         self._y, self._x = torch.meshgrid(rows, columns, indexing="ij")
 

@@ -108,14 +108,14 @@ def synthesize(
 
 
 def no_statistics() -> CalibError:
-    """Return the error for a model without BatchNormalization statistics."""
+    """Return the error for a model without BatchNormalization statistics and a recipe that needs them."""
     return CalibError(
-        "no BatchNormalization with statistics in the file",
+        "no BatchNormalization with statistics in the file, and the recipe needs them",
         why="samples are made to match the mean and variance that BatchNormalization layers recorded in training; "
         "PyTorch's default exporter folds these layers into the convolutions and the figures are gone",
         mend="pass --teacher weights.pth, the state dict that the file was exported from; or export again with "
-        "BatchNormalization kept, by `edgeq export`; or train on dead leaves, which need no statistics (less "
-        "accurate), with --recipe leaves",
+        "BatchNormalization kept, by `edgeq export`; or leave --recipe out: the default works from the file alone, "
+        "less accurately",
     )
 
 
@@ -246,11 +246,8 @@ def channels_first_filter(x: Tensor, cutoff: float, layout: Layout) -> Tensor:
 
 
 def initial_pixels(start: str, spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
-    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`.
-
-    Inputs that are no pictures start from noise.
-    """
-    if start == "leaves" and spec.layout is not Layout.OTHER:
+    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`."""
+    if start == "leaves":
         return leaves(spec, count, generator)
     noise = torch.randn(count, *spec.shape, generator=generator)
     smooth = channels_first_filter(noise, INITIAL_CUTOFF, spec.layout)
@@ -260,18 +257,21 @@ def initial_pixels(start: str, spec: InputSpec, count: int, generator: torch.Gen
 def leaves(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
     """Return dead leaves as the model takes them, [count, *shape].
 
-    Raises:
-        CalibError: if the input is no picture.
+    What is no picture is in the standard unit (see `calib.units`). A signal [C, T] becomes rows of dead leaves: levels
+    that begin and end, with slow and fast variation on them; feature maps [..., H, W] become pictures of as many
+    channels. The values of a vector have no neighbours and are N(0, 1).
     """
-    if spec.layout is Layout.OTHER:
-        raise CalibError(
-            f"the input '{spec.name}' is no picture",
-            why="dead leaves are pictures",
-            mend="pass --set synthesis.start=noise, or --recipe noise",
-        )
-    height, width = spec.shape[:2] if spec.layout is Layout.NHWC else spec.shape[1:]
-    pictures = dead_leaves(count, height, width, spec.channels, generator)
-    return torch.from_numpy(spec.normalise(pictures.permute(0, 2, 3, 1).numpy()))
+    if spec.layout is not Layout.OTHER:
+        height, width = spec.shape[:2] if spec.layout is Layout.NHWC else spec.shape[1:]
+        pictures = dead_leaves(count, height, width, spec.channels, generator)
+        return torch.from_numpy(spec.normalise(pictures.permute(0, 2, 3, 1).numpy()))
+    if len(spec.shape) == 1:
+        return torch.randn(count, *spec.shape, generator=generator)
+    *channels, height, width = (
+        (spec.shape[0], 1, spec.shape[1]) if len(spec.shape) == 2 else spec.shape
+    )
+    values = dead_leaves(count, height, width, math.prod(channels), generator)
+    return (4 * values - 2).view(count, *spec.shape)
 
 
 def _unoptimised(
@@ -283,12 +283,8 @@ def _unoptimised(
     seed: int,
     progress: Progress,
 ) -> SampleSet:
-    """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone.
-
-    Beside pictures, inputs that are none get noise.
-    """
+    """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone."""
     progress.start("synthesize", batches, "batch")
-    has_picture = any(own.layout is not Layout.OTHER for own in problem.inputs)
     samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
     for index in range(batches):
@@ -298,7 +294,7 @@ def _unoptimised(
         made = []
         for own in problem.inputs:
             low, high = legal_box(own)
-            if spec.source == "leaves" and (own.layout is not Layout.OTHER or not has_picture):
+            if spec.source == "leaves":
                 x = leaves(own, spec.batch, generator)
             else:
                 x = torch.randn(spec.batch, *own.shape, generator=generator)

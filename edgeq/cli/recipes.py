@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeq.cli.output import print_fields, print_table
+
+if TYPE_CHECKING:
+    from edgeq.core.recipes import Recipe
 
 
 def recipes(
@@ -21,6 +24,13 @@ def recipes(
         print_fields(load_recipe(show).to_dict())
         return
     print_table(
-        ("recipe", "what", "source"),
-        [(item.name, item.title, item.source) for item in list_recipes()],
+        ("recipe", "what", "without BatchNorm statistics", "source"),
+        [(item.name, item.title, _substitute(item), item.source) for item in list_recipes()],
     )
+
+
+def _substitute(recipe: Recipe) -> str:
+    """Return what a build does with the recipe where the file has no statistics."""
+    if not recipe.synthesis.needs_statistics:
+        return "needs none"
+    return f"as {recipe.without_statistics}" if recipe.without_statistics else "refuses"

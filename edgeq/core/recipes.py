@@ -80,6 +80,11 @@ class SynthesisSpec(Spec):
         )
         _require(self, "slack_quantile", 0 <= self.slack_quantile <= 1, "from 0 to 1")
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Return true if the samples are made to match statistics that training recorded."""
+        return self.source == "optimise"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec(Spec):
@@ -130,7 +135,12 @@ class TrainingSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Spec):
-    """A method: where it comes from, and its figures for one effort."""
+    """A method: where it comes from, and its figures for one effort.
+
+    Attributes:
+        without_statistics: the recipe that takes this one's place where nothing recorded the statistics of the training
+            data; "" where this one needs none, or nothing may take its place.
+    """
 
     name: str
     title: str
@@ -139,6 +149,7 @@ class Recipe(Spec):
     effort: Effort
     synthesis: SynthesisSpec
     training: TrainingSpec
+    without_statistics: str = ""
 
 
 def recipe_names() -> tuple[str, ...]:

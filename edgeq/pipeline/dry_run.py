@@ -58,7 +58,7 @@ class DryRun:
 
     def lines(self) -> list[str]:
         """Return the plan in words."""
-        job, recipe = self.job, self.job.recipe
+        job, recipe, known = self.job, self.job.recipe, self.job.statistics
         made, trained = recipe.synthesis, recipe.training
         return [
             f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
@@ -68,7 +68,7 @@ class DryRun:
             ),
             f"target: {job.card.title} ({job.card.stack}), bits {job.options.bits}",
             f"teacher: equal to ONNX Runtime, largest difference {job.proof.largest_abs:.2g}",
-            f"BN table: {len(job.statistics.table.entries)} layers, {job.statistics.text}",
+            f"BN table: {len(known.table.entries)} layers, {known.text}; trust: {known.trust}",
             f"placement: {_count(job.plan)}",
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
             f"synthesize: {made.samples} samples, {made.iterations} iterations each: about {self.synthesis_s:.0f} s",

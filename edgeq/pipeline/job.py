@@ -24,7 +24,7 @@ from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
 from edgeq.pipeline.outputs import count_classes, watched_tensors
-from edgeq.pipeline.statistics import Statistics, find_statistics
+from edgeq.pipeline.statistics import Statistics, find_statistics, settle_recipe
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
 
@@ -154,7 +154,6 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     Raises:
         EdgeqError: of the kind that fits; see `core.errors`.
     """
-    from calib.synthesize import no_statistics
     from deploy.cards import Capability, load_card, require_capability
     from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
@@ -171,7 +170,6 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_inputs(reports)}")
     teacher = free_batch(import_teacher(loaded.inferred), specs)
     outputs = _run_once(teacher, specs)
-    recipe, fitted = _fit_batches(recipe, teacher, specs)
     if options.eval_path is not None:
         _require_pictures(options.eval_path, specs, outputs)
     proof = prove_equal(teacher, loaded.model, specs, seed=options.seed, progress=progress)
@@ -179,10 +177,10 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         require_any_batch(teacher, specs, seed=options.seed)
     progress.start("statistics", 1, "table")
     statistics = find_statistics(loaded.inferred, options.teacher_weights)
-    if not statistics.table.entries and recipe.synthesis.source == "optimise":
-        raise no_statistics()
+    recipe, statistics = settle_recipe(recipe, statistics, options.settings)
+    recipe, fitted = _fit_batches(recipe, teacher, specs)
     progress.advance()
-    progress.finish(statistics.text)
+    progress.finish(f"{statistics.text}; trust: {statistics.trust}")
     progress.start("placement", 1, "plan")
     placed = place(options, card, loaded, specs)
     progress.advance()

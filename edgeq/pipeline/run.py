@@ -56,7 +56,8 @@ class BuildResult:
                 f"top-1 on {after['total']} pictures: {before['top1_pct']:.2f} % before, "
                 f"{after['top1_pct']:.2f} % after ({after['top1_pct'] - before['top1_pct']:+.2f})"
             )
-        lines.append(f"statistics: {self.results['statistics']['text']}")
+        known = self.results["statistics"]
+        lines.append(f"statistics: {known['text']}; trust: {known['trust']}")
         size = self.results["size_bytes"]
         lines.append(
             f"size: {size['before'] / 1e3:.0f} kB before, {size['after'] / 1e3:.0f} kB after"

@@ -212,7 +212,11 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "bits": str(job.options.bits),
         "build": job.identity(),
         "preprocessing": job.preprocessing,
-        "statistics": {"source": job.statistics.source, "text": job.statistics.text},
+        "statistics": {
+            "source": job.statistics.source,
+            "text": job.statistics.text,
+            "trust": job.statistics.trust,
+        },
         "proof": job.proof.to_dict(),
         "findings": read_json(folder / "findings.json"),
         "agreement": read_json(folder / "agreement.json"),

@@ -50,11 +50,11 @@ def say_decided(results: Mapping[str, Any], plan: QuantPlan) -> list[str]:
         for (role, grid), number in sorted(counts.items(), key=lambda item: str(item[0]))
     ]
     left = sum(1 for item in plan.decisions if item.grid is None)
-    proof = results["proof"]
+    proof, known = results["proof"], results["statistics"]
     within = f"within {proof['largest_abs']:.2g} ({proof['tolerance']:.2g} is allowed)"
     return [
         f"Preprocessing: {results['preprocessing']}.",
-        f"Statistics of the training data: {results['statistics']['text']}.",
+        f"Statistics of the training data: {known['text']}; trust: {known['trust']}.",
         f"Proof: the imported network equals the file in ONNX Runtime {within}.",
         f"Placement: {'; '.join(kinds) or 'nothing is quantized'}; {left} tensors that were considered stay in float.",
     ]

@@ -180,11 +180,6 @@ CASES = [
         says=("'input'", "--shape input:"),
     ),
     Case(
-        name="no BatchNorm in the file",
-        make=lambda model, path: shutil.copy(path.with_name("folded.onnx"), path) and None,
-        says=("no BatchNormalization", "folds these layers", "--recipe "),
-    ),
-    Case(
         name="an unknown target",
         words=("--target", "jetson-orn"),
         says=("unknown target 'jetson-orn'", "did you mean jetson-orin", "rtx-4090"),
@@ -285,7 +280,6 @@ CASES = [
 def place(digits, tmp_path, monkeypatch) -> Path:
     """Return the folder in which a command runs: the models, and what stands in its way."""
     shutil.copy(digits / "digits_bn.onnx", tmp_path / "model.onnx")
-    shutil.copy(digits / "digits_folded.onnx", tmp_path / "folded.onnx")
     (tmp_path / "a_file").write_text("mine")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

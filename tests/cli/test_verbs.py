@@ -41,13 +41,23 @@ def test_explain_needs_no_statistics(edgeq, digits):
     assert len(done.out.splitlines()) > 20
 
 
-def test_a_folded_model_is_built_from_noise_where_the_user_accepts_it(
-    edgeq, digits, tiny, tmp_path
+@pytest.mark.parametrize(("words", "substitutes"), [((), True), (("--recipe", "noise"), False)])
+def test_a_folded_model_is_built_from_the_file_alone(
+    edgeq, digits, tiny, tmp_path, words, substitutes
 ):
-    words = ("--target", "cpu", "--recipe", "noise", *tiny, "--out", tmp_path / "out")
+    words = ("--target", "cpu", *words, *tiny, "--out", tmp_path / "out")
     done = edgeq("build", digits / "digits_folded.onnx", *words)
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "model.qdq.onnx").is_file()
+    assert ("pass --teacher weights.pth" in done.err) is substitutes
+
+
+def test_a_dry_run_names_the_recipe_that_takes_the_place(edgeq, digits, tiny, tmp_path):
+    words = ("--target", "cpu", "--dry-run", *tiny, "--out", tmp_path / "out")
+    done = edgeq("build", digits / "digits_folded.onnx", *words)
+    assert done.code == 0, done.err
+    assert "works from the file alone; trust: lower" in done.out
+    assert "recipe: leaves" in done.out
 
 
 def test_the_set_of_synth_is_what_compare_takes(build, edgeq, digits, tiny, tmp_path):

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from deploy.cards import load_card
+from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.specs import BitSpec, Effort
 from edgeq.graph.batchnorm import read_bn_table
 from edgeq.graph.lint import Severity, lint
@@ -66,19 +67,13 @@ def make_options(model: onnx.ModelProto, folder, **words) -> BuildOptions:
     return BuildOptions(model=path, out=folder / "out", **(fields | words))
 
 
-def choose_recipe(model: onnx.ModelProto, shapes: list[tuple[int, ...]]) -> str:
-    """Return what a user would take: statistics if there are any, else dead leaves, which are pictures."""
-    if any(node.op_type == "BatchNormalization" for node in model.graph.node):
-        return "edgeq"
-    return "leaves" if any(len(shape) == 3 for shape in shapes) else "noise"
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_built_from_file_to_file(name, exporter, tmp_path):
     family, model = FAMILIES[name], export(name, exporter)
-    recipe = choose_recipe(model, list(family.inputs.values()))
-    results = run_build(make_options(model, tmp_path, recipe=recipe)).results
+    results = run_build(make_options(model, tmp_path, recipe=DEFAULT_RECIPE)).results
+    has_batchnorm = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    assert results["statistics"]["source"] == ("node" if has_batchnorm else "estimate")
     outputs = {item["tensor"]: item["sqnr_db"] for item in results["agreement"]["outputs"]}
     assert tuple(outputs) == family.outputs
     assert min(outputs.values()) > FLOOR_DB
@@ -107,7 +102,7 @@ def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
         inputs=family.inputs,
         outputs=family.outputs,
     )
-    results = run_build(make_options(model, tmp_path, recipe="noise")).results
+    results = run_build(make_options(model, tmp_path, recipe=DEFAULT_RECIPE)).results
     assert min(item["sqnr_db"] for item in results["agreement"]["outputs"]) > FLOOR_DB
     assert "opset 11 was raised to 13, which per-channel Q/DQ needs" in results["findings"]
 
@@ -126,7 +121,7 @@ def test_the_default_exporter_keeps_batchnorm_if_it_may_not_optimise(name, tmp_p
 @pytest.mark.parametrize("name", ["resnet", "yolo", "vit"])
 def test_a_built_file_runs_at_any_batch_size_with_every_optimisation(name, tmp_path):
     model = export(name, "dynamo")
-    run_build(make_options(model, tmp_path, recipe="noise", target="cpu"))
+    run_build(make_options(model, tmp_path, recipe=DEFAULT_RECIPE, target="cpu"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.qdq.onnx", options)
@@ -149,7 +144,7 @@ def test_every_batchnorm_that_the_exporter_folded_is_recovered_from_the_state_di
 
 
 def test_many_nodes_that_cannot_be_folded_are_one_finding(tmp_path):
-    job = prepare(make_options(export("densenet", "torchscript"), tmp_path, recipe="noise"))
+    job = prepare(make_options(export("densenet", "torchscript"), tmp_path, recipe=DEFAULT_RECIPE))
     (told,) = (text for text in job.findings if "BatchNormalization" in text)
     assert told.startswith("7 BatchNormalizations cannot be folded")
     assert told.endswith("'/first.0/Concat_output_0' is the output of Concat")

@@ -13,6 +13,7 @@ from calib.statistics import batch_term, measure, targets_from_table
 from calib.synthesize import (
     channels_first_filter,
     initial_pixels,
+    leaves,
     no_statistics,
     synthesize,
 )
@@ -224,7 +225,7 @@ def test_without_statistics_there_are_no_samples(problem, make_spec):
     with pytest.raises(CalibError, match="no BatchNormalization") as caught:
         synthesize(bare, make_spec(), seed=0)
     assert str(caught.value) == str(no_statistics())
-    assert "--recipe leaves" in caught.value.mend
+    assert "leave --recipe out" in caught.value.mend
 
 
 def test_a_loss_that_is_no_longer_finite_is_told(problem, make_spec):
@@ -286,12 +287,24 @@ def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
     assert torch.equal(first, last.permute(0, 3, 1, 2))
 
 
-def test_leaves_are_for_pictures_alone(problem, make_spec):
-    vector = dataclasses.replace(problem.inputs[0], layout=Layout.OTHER)
-    other = dataclasses.replace(problem, inputs=(vector,))
-    with pytest.raises(CalibError, match="is no picture") as caught:
-        synthesize(other, make_spec(source="leaves"), seed=0)
-    assert "--recipe noise" in caught.value.mend
+@pytest.mark.parametrize("shape", [(2, 64), (5, 8, 8)], ids=["signal", "feature-maps"])
+def test_leaves_of_what_is_no_picture_vary_slowly(make_problem, shape):
+    own = dataclasses.replace(make_problem().inputs[0], layout=Layout.OTHER, shape=shape)
+    x = leaves(own, 64, torch.Generator().manual_seed(0))
+    assert x.shape == (64, *shape)
+    assert float(x.std()) == pytest.approx(1, abs=0.25)
+    neighbours = x.diff(dim=-1).square().mean()
+    assert float(neighbours) < 1  # 2 for white noise
+
+
+def test_leaves_of_a_vector_are_noise(make_problem):
+    own = dataclasses.replace(make_problem().inputs[0], layout=Layout.OTHER, shape=(7,))
+    x, noise = (
+        initial_pixels(start, own, 500, torch.Generator().manual_seed(0))
+        for start in ("leaves", "noise")
+    )
+    assert x.shape == noise.shape == (500, 7)
+    assert float(x.std()) == pytest.approx(1, abs=0.05)
 
 
 def test_what_is_no_picture_is_not_filtered():

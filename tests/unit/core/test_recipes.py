@@ -46,6 +46,16 @@ def test_the_default_is_a_recipe_and_all_are_listed():
     assert {recipe.effort for recipe in list_recipes()} == {Effort.STANDARD}
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_takes_a_recipes_place_needs_no_statistics(name):
+    recipe = load_recipe(name)
+    if not recipe.synthesis.needs_statistics:
+        assert recipe.without_statistics == ""
+    elif recipe.without_statistics:
+        assert not load_recipe(recipe.without_statistics).synthesis.needs_statistics
+    assert load_recipe(DEFAULT_RECIPE).without_statistics
+
+
 def test_a_setting_replaces_one_figure_and_no_other():
     plain = load_recipe("edgeq")
     changed = load_recipe("edgeq", settings={"synthesis.samples": "7", "training.flip": "False"})

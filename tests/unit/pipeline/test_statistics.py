@@ -15,10 +15,11 @@ from safetensors.numpy import save_file
 
 from edgeq.core.errors import CalibError, InputError
 from edgeq.core.files import digest_file
+from edgeq.core.recipes import load_recipe
 from edgeq.core.specs import BitSpec, Effort
 from edgeq.graph.view import GraphView
 from edgeq.pipeline import BuildOptions, prepare, run_build
-from edgeq.pipeline.statistics import find_statistics
+from edgeq.pipeline.statistics import find_statistics, settle_recipe
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits"
 
@@ -108,20 +109,50 @@ def test_a_build_depends_on_the_state_dict_and_names_it(options, weights) -> Non
     torch.set_num_threads(1)
     result = run_build(dataclasses.replace(options, teacher_weights=weights))
     results = json.loads((options.out / "results.json").read_text())
-    assert results["statistics"] == {
-        "source": "teacher",
-        "text": "recovered from digits.safetensors by value, 8 of 8 layers",
-    }
+    known = results["statistics"]
+    assert known["source"] == "teacher"
+    assert known["text"] == "recovered from digits.safetensors by value, 8 of 8 layers"
+    assert known["trust"].startswith("high")
     assert results["build"]["teacher"] == digest_file(weights)
-    assert f"statistics: {results['statistics']['text']}" in result.summary_lines()
+    assert f"statistics: {known['text']}; trust: {known['trust']}" in result.summary_lines()
     table = json.loads((options.out / "bn_table.json").read_text())
     assert {entry["source"] for entry in table["entries"]} == {"teacher"}
 
 
-def test_without_statistics_the_state_dict_is_offered(options) -> None:
+def test_without_statistics_the_substitute_is_taken_and_told(options, caplog) -> None:
+    torch.set_num_threads(1)
+    result = run_build(options)
+    substitute = load_recipe(options.recipe).without_statistics
+    known = result.results["statistics"]
+    assert known["source"] == "estimate"
+    assert known["trust"].startswith("lower")
+    assert known["text"] == f"none in the file; the recipe '{substitute}' works from the file alone"
+    assert result.results["build"]["recipe"]["name"] == substitute
+    (finding,) = [text for text in result.results["findings"] if "has no statistics" in text]
+    assert "pass --teacher weights.pth" in finding
+    assert finding in caplog.messages
+    assert f"trust: {known['trust']}" in (options.out / "report.html").read_text("utf-8")
+
+
+def test_the_figures_that_were_set_hold_for_the_substitute(options) -> None:
+    job = prepare(options)
+    assert (job.recipe.synthesis.samples, job.recipe.training.steps) == (8, 2)
+
+
+def test_a_recipe_that_needs_none_is_no_substitute(options) -> None:
+    job = prepare(dataclasses.replace(options, recipe="noise"))
+    assert (job.statistics.source, job.recipe.name) == ("none", "noise")
+    assert job.statistics.text == "none; the recipe 'noise' needs none"
+    assert not any("takes the place" in text for text in job.findings)
+
+
+def test_a_recipe_without_a_substitute_is_refused(options) -> None:
+    statistics = find_statistics(onnx.load(options.model), None)
+    recipe = dataclasses.replace(load_recipe("edgeq"), without_statistics="")
     with pytest.raises(CalibError) as raised:
-        prepare(options)
+        settle_recipe(recipe, statistics, {})
     assert "--teacher weights.pth" in raised.value.mend
+    assert "leave --recipe out" in raised.value.mend
 
 
 def test_a_state_dict_of_another_network_stops_the_build(options, tmp_path) -> None:

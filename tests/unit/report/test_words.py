@@ -29,6 +29,13 @@ def test_what_was_decided_counts_tensors_by_grid(results, plan):
     )
 
 
+def test_what_is_known_of_the_training_data_is_told_with_its_trust(results, plan):
+    told = (
+        "Statistics of the training data: from the file's 1 BatchNormalization nodes; trust: high."
+    )
+    assert told in say_decided(results, plan)
+
+
 def test_what_was_not_measured_says_so(results):
     told = dict(say_verdict(results))
     assert told["Top-1 before"] == told["Top-1 after"] == NOT_MEASURED
