@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.board.request import WORKSPACE_MIB
 from deploy.cards import Capability, require_capability
 from edgeq.core.errors import InputError, TargetError
 from edgeq.core.serial import Spec
 from edgeq.core.specs import InputSpec, TargetCard
 
-# Enough for CNNs, and little beside the shared memory of the smallest module (deployment/tensorrt.md 4.1).
-WORKSPACE_MIB = 512
 TIMING_CACHE = "timing.cache"
 LAYER_INFO = "layers.json"
 TIMES = "times.json"

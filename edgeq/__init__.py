@@ -1,5 +1,3 @@
 """edgeq: from a trained ONNX file, without its training data, to a low-bit network for an edge GPU."""
 
-from __future__ import annotations
-
 __version__ = "0.1.0"

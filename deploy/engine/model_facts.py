@@ -6,24 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.board.inspector import MeantNode
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.serial import Spec
 
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeantNode(Spec):
-    """A node whose two factors are dequantized INT8, so that TensorRT should run it in INT8.
-
-    Attributes:
-        name: as TensorRT calls it: the node's name, or "node_of_" and its first output where it has none
-            (onnx-tensorrt, getNodeName).
-        operator: its operator.
-    """
-
-    name: str
-    operator: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

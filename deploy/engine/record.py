@@ -1,50 +1,23 @@
-"""The sidecar of an engine: where it came from, what built it and where it runs (deployment/tensorrt.md 4.6).
-
-`engine.plan` gets `engine.plan.json` (this record) and `engine.plan.layers.json` (the inspector's own words) beside it.
-The record holds the engine's SHA-256 and is written before it, so an engine and a record that do not belong together
-show it.
-"""
+"""What the host knows of an engine that it built, and the result that it shows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgeq
-from deploy.engine.driver import Device
-from deploy.engine.inspector import Int8Report
+from deploy.board.builder import BuiltEngine
+from deploy.board.driver import Device
+from deploy.board.inspector import Int8Report
+from deploy.board.record import write_engine_files
 from deploy.engine.model_facts import ModelFacts
 from deploy.engine.request import EngineSpec
-from edgeq.core.files import digest_file, write_bytes, write_json
+from edgeq.core.files import digest_file
 from edgeq.core.serial import Spec
 from edgeq.core.specs import TargetCard
 
-L4T_RELEASE = Path("/etc/nv_tegra_release")
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltEngine:
-    """What TensorRT made, not yet on disk.
-
-    Attributes:
-        plan: the engine.
-        layers: the inspector's JSON.
-        flags: names of the builder flags that were set.
-        timing_cache_sha256: of the cache after the build.
-        seconds: how long the build took.
-        version: of TensorRT.
-    """
-
-    plan: bytes
-    layers: str
-    flags: tuple[str, ...]
-    timing_cache_sha256: str
-    seconds: float
-    version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,31 +59,21 @@ def write_engine(
     Raises:
         InputError: if they cannot be written.
     """
-    record = out.with_name(f"{out.name}.json")
-    write_bytes(out.with_name(f"{out.name}.layers.json"), built.layers.encode())
-    write_json(
-        record,
-        {
-            "schema": 1,
-            "engine_sha256": hashlib.sha256(built.plan).hexdigest(),
-            "edgeq_version": edgeq.__version__,
+    record = write_engine_files(
+        out,
+        built,
+        device=device,
+        int8=int8,
+        origin={
             "model_sha256": digest_file(model),
             "build": read_build(model),
             "graph_flavour": facts.flavour,
             "opset": facts.opset,
             "ir_version": facts.ir_version,
             "target": card.name,
-            "l4t": read_l4t(),
-            "tensorrt_version": built.version,
-            "device": device.to_dict(),
             "request": spec.to_dict(),
-            "builder_flags": list(built.flags),
-            "timing_cache_sha256": built.timing_cache_sha256,
-            "build_seconds": round(built.seconds, 2),
-            "int8": int8.to_dict(),
         },
     )
-    write_bytes(out, built.plan)
     return EngineResult(
         path=str(out),
         record=str(record),
@@ -141,16 +104,3 @@ def read_build(model: Path) -> dict[str, Any] | None:
     }
     build = data.get("build")
     return build if digest_file(model) in digests and isinstance(build, dict) else None
-
-
-def read_l4t(path: Path = L4T_RELEASE) -> str | None:
-    """Return the release of a Jetson's system, for instance "36.4.3"; None on other machines.
-
-    The file begins with "# R36 (release), REVISION: 4.3".
-    """
-    if not path.is_file():
-        return None
-    words = path.read_text("ascii", "replace").replace(",", " ").split()
-    if len(words) < 5 or words[1][:1] != "R" or words[3] != "REVISION:":
-        return None
-    return f"{words[1][1:]}.{words[4]}"

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deploy.trtexec import WORKSPACE_MIB
+from deploy.board.request import WORKSPACE_MIB, HardwareLevel, Shape
 from edgeq.core.errors import InputError
 from edgeq.core.serial import Spec
-
-Shape = tuple[int, ...]
-
-
-class HardwareLevel(enum.Enum):
-    """On which other GPUs an engine may run; the words are those of trtexec."""
-
-    NONE = "none"
-    AMPERE_PLUS = "ampere+"
-    SAME_COMPUTE_CAPABILITY = "sameComputeCapability"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +60,6 @@ class EngineSpec(Spec):
                 why="kernels need some memory to work in",
                 mend=f"pass for instance --workspace-mb {WORKSPACE_MIB}",
             )
-
-    @property
-    def is_portable(self) -> bool:
-        """Return whether the engine is to run under another TensorRT or on another GPU."""
-        return self.is_version_compatible or self.hardware is not HardwareLevel.NONE
 
 
 def fit_shapes(inputs: Mapping[str, Shape], ranges: Sequence[ShapeRange]) -> tuple[ShapeRange, ...]:

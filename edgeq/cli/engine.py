@@ -14,8 +14,9 @@ from edgeq.cli.output import print_json
 from edgeq.core.errors import InputError
 
 if TYPE_CHECKING:  # numpy comes with it, and `--help` needs none
+    from deploy.board.request import HardwareLevel
     from deploy.engine.record import EngineResult
-    from deploy.engine.request import HardwareLevel, ShapeRange
+    from deploy.engine.request import ShapeRange
 
 ENGINE = "engine.plan"
 _SIZES = r"\d+(?:x\d+)*"
@@ -121,7 +122,7 @@ def read_ranges(texts: Sequence[str]) -> tuple[ShapeRange, ...]:
 
 def read_level(text: str) -> HardwareLevel:
     """Return the level that `--hardware-compatible` names."""
-    from deploy.engine.request import HardwareLevel
+    from deploy.board.request import HardwareLevel
 
     words = [level.value for level in HardwareLevel]
     return HardwareLevel(options.read_choice("--hardware-compatible", text, words))

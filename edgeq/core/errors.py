@@ -13,11 +13,9 @@ EdgeqError            what, why, mend; the exit code is the class's
 EdgeqBug             70   a broken invariant of ours; no child of EdgeqError, so `except EdgeqError` cannot hide it
 """
 
-from __future__ import annotations
-
 import difflib
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Iterable, List, Optional
 
 
 class EdgeqError(Exception):
@@ -39,8 +37,8 @@ class EdgeqError(Exception):
         *,
         why: str,
         mend: str,
-        node: str | None = None,
-        path: Path | str | None = None,
+        node: Optional[str] = None,
+        path: Optional[Path | str] = None,
     ) -> None:
         super().__init__(what)
         self.what = what
@@ -109,7 +107,7 @@ class EdgeqBug(Exception):
     exit_code = 70
 
 
-def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
+def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> List[str]:
     """Return up to `count` known names that look like `name`, best first."""
     return difflib.get_close_matches(name, sorted(known), n=count, cutoff=0.3)
 

@@ -1,16 +1,13 @@
-"""Files that appear whole or not at all, JSON beside them, and digests of both."""
-
-from __future__ import annotations
+"""Files that appear whole or not at all, JSON beside them, and digests of both. Runs on the board, too."""
 
 import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable, Iterator
 
 from edgeq.core.errors import InputError
 
@@ -40,8 +37,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        if handle is not None:
-            handle.unlink(missing_ok=True)
+        if handle is not None and handle.exists():
+            handle.unlink()
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
@@ -101,6 +98,6 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
+        for chunk in iter(lambda: file.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()

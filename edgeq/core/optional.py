@@ -1,11 +1,9 @@
 """Packages that only some commands need: loaded when first used, and missed with the command that mends it."""
 
-from __future__ import annotations
-
 import importlib
-import importlib.metadata
 import re
 from types import ModuleType
+from typing import Tuple
 
 from edgeq.core.errors import EdgeqBug, MissingDependencyError
 
@@ -49,13 +47,13 @@ def is_within(version: str, wanted: str) -> bool:
     return all(_keeps(version_numbers(version), bound) for bound in wanted.split(",") if bound)
 
 
-def version_numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> Tuple[int, ...]:
     """Return the leading numbers of a version: (10, 16, 1) for "10.16.1.post2"."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def _keeps(version: tuple[int, ...], bound: str) -> bool:
+def _keeps(version: Tuple[int, ...], bound: str) -> bool:
     match = re.fullmatch(r"\s*(>=|<)\s*([\d.]+)\s*", bound)
     if match is None:
         msg = f"'{bound}' is no bound: write >=X or <X"
@@ -66,8 +64,10 @@ def _keeps(version: tuple[int, ...], bound: str) -> bool:
 
 def _installed(distribution: str) -> str:
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        from importlib import metadata  # novm: Python 3.8; a board with an older one does without
+
+        return metadata.version(distribution)
+    except ImportError:  # no such module, or no such package
         return "of an unknown version"
 
 

@@ -1,8 +1,11 @@
 """How library code tells what it is doing, without knowing who listens."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import Protocol
+if TYPE_CHECKING:
+    from typing import Protocol  # novm
+else:
+    Protocol = object  # typing has it from Python 3.8 on; this file also runs on boards
 
 
 class Progress(Protocol):

@@ -1,7 +1,7 @@
 """Specs to plain JSON and back: strict about keys, stable in form.
 
-Every dataclass that is written to disk derives from `Spec`. The JSON form has the field names as keys, sorted, no
-spaces to spare; two equal specs give the same bytes and so the same digest.
+Every dataclass that is written to disk derives from `Spec`; a NamedTuple may be a field of one. The JSON form has the
+field names as keys, sorted, no spaces to spare; two equal specs give the same bytes and so the same digest.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _plain(value: Any) -> Any:
         fields = _plain_fields(value)
         kind = getattr(type(value), "kind", None)
         return {"kind": kind, **fields} if isinstance(kind, str) else fields
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a NamedTuple
+        return {key: _plain(item) for key, item in value._asdict().items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -84,17 +86,21 @@ def _wrong(cls: type, what: str) -> InputError:
     )
 
 
-def _build(cls: type, data: dict[str, Any]) -> Any:
+def _build(cls: Any, data: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if dataclasses.is_dataclass(cls):
+        fields = [field.name for field in dataclasses.fields(cls)]
+        required = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        ]
+    else:  # a NamedTuple
+        fields = list(cls._fields)
+        required = [name for name in fields if name not in cls._field_defaults]
     for key in data:
         if key not in fields:
             raise _wrong(cls, f"unknown key '{key}'; {describe_choices(key, fields)}")
-    required = [
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
     missing = [name for name in required if name not in data]
     if missing:
         raise _wrong(cls, f"missing key {', '.join(missing)}")
@@ -124,6 +130,8 @@ def _typed(cls: type, key: str, hint: Any, value: Any) -> Any:
             if isinstance(kind, str) and inner.pop("kind", kind) != kind:
                 raise _wrong(cls, f"'{key}' has the unknown kind {value['kind']!r}")
             return _build(hint, inner)
+        if hasattr(hint, "_fields") and isinstance(value, dict):
+            return _build(hint, value)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from fake_trt import RELEASES, Script, load_manifest, make_tensorrt
 
-from deploy.engine.trt8 import TensorRT8
-from deploy.engine.trt10 import TensorRT10
-from deploy.engine.trt11 import TensorRT11
+from deploy.board.trt8 import TensorRT8
+from deploy.board.trt10 import TensorRT10
+from deploy.board.trt11 import TensorRT11
 
 ROOT = Path(__file__).parents[2]
-ENGINE = ROOT / "deploy" / "engine"
+BOARD = ROOT / "deploy" / "board"
 ALL = (*TensorRT8.versions, *TensorRT10.versions, *TensorRT11.versions)
 # Files of one generation, and files whose calls come behind a check of the release; all others claim all releases.
 CLAIMS = {
@@ -141,6 +141,8 @@ class Walker(ast.NodeVisitor):
         return None
 
     def _annotated(self, node: ast.expr | None) -> str | None:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node = ast.parse(node.value, mode="eval").body
         found = [
             item.attr
             for item in (ast.walk(node) if node is not None else ())
@@ -186,7 +188,7 @@ def test_every_name_is_one_of_each_release_that_the_file_claims() -> None:
         for fault in find_faults(
             str(path.relative_to(ROOT)),
             path.read_text("utf-8"),
-            CLAIMS.get(path.name, ALL) if path.parent == ENGINE else ALL,
+            CLAIMS.get(path.name, ALL) if path.parent == BOARD else ALL,
         )
     ]
     assert faults == []
@@ -195,7 +197,7 @@ def test_every_name_is_one_of_each_release_that_the_file_claims() -> None:
 def test_no_telling_name_is_used_on_an_expression_of_unknown_type() -> None:
     unknown = [
         f"{path.name}: {item}"
-        for path in sorted(ENGINE.rglob("*.py"))
+        for path in sorted(BOARD.rglob("*.py"))
         for item in walk(path.read_text("utf-8")).unknown
     ]
     assert unknown == []
@@ -223,7 +225,7 @@ def test_no_telling_name_is_used_on_an_expression_of_unknown_type() -> None:
 def test_the_walk_sees_the_names_that_the_builder_needs(owner: str, name: str) -> None:
     seen = {
         (use.owner, use.name)
-        for path in ENGINE.rglob("*.py")
+        for path in BOARD.rglob("*.py")
         for use in walk(path.read_text("utf-8")).uses
     }
     assert (owner, name) in seen
@@ -303,10 +305,10 @@ def test_the_stand_in_numbers_its_flags_otherwise_in_another_release() -> None:
 
 def test_the_bindings_of_this_machine_have_every_name() -> None:
     trt = pytest.importorskip("tensorrt", reason="TensorRT's Python bindings are not installed")
-    from deploy.engine.dialect import choose_dialect
+    from deploy.board.releases import choose_dialect
 
     home = Path(importlib.import_module(type(choose_dialect(trt)).__module__).__file__ or "")
-    files = [path for path in ENGINE.glob("*.py") if path.name not in CLAIMS or path == home]
+    files = [path for path in BOARD.glob("*.py") if path.name not in CLAIMS or path == home]
     missing = [
         f"{use.owner}.{use.name}"
         for path in files

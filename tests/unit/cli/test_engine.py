@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from deploy.engine.driver import Device
-from deploy.engine.inspector import Int8Report
+from deploy.board.driver import Device
+from deploy.board.inspector import Int8Report
+from deploy.board.request import HardwareLevel
 from deploy.engine.record import EngineResult
-from deploy.engine.request import EngineSpec, HardwareLevel, ShapeRange
+from deploy.engine.request import EngineSpec, ShapeRange
 from edgeq.cli.engine import read_ranges
 from edgeq.core.errors import InputError
 

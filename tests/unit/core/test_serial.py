@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
@@ -153,3 +153,29 @@ def test_equal_values_have_equal_digests_whatever_the_order_of_keys():
 def test_json_has_no_nan():
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"a": float("nan")})
+
+
+class Record(NamedTuple):
+    name: str
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder(Spec):
+    record: Record
+    all: tuple[Record, ...] = ()
+
+
+def test_a_named_tuple_may_be_a_field():
+    holder = Holder(record=Record("a", (1, 2)), all=(Record("b"),))
+    assert holder.to_dict()["record"] == {"name": "a", "sizes": [1, 2]}
+    assert Holder.from_dict(json.loads(canonical_json(holder.to_dict()))) == holder
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [({"sizes": []}, "missing key name"), ({"name": "a", "b": 1}, "unknown key 'b'")],
+)
+def test_the_keys_of_a_named_tuple_are_checked(record, fault):
+    with pytest.raises(InputError, match=fault):
+        Holder.from_dict({"record": record})

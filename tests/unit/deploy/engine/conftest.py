@@ -14,8 +14,8 @@ import pytest
 from fake_trt import Script, make_tensorrt
 from onnx import numpy_helper, parser
 
+from deploy.board.driver import Device
 from deploy.cards import load_card
-from deploy.engine.driver import Device
 from edgeq.core.specs import TargetCard
 
 ORIN = Device(name="Orin", compute_capability="8.7", cuda_version="12.6")

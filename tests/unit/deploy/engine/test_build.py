@@ -11,10 +11,11 @@ import sys
 import pytest
 from fake_trt import RELEASES
 
+from deploy.board.driver import Device
+from deploy.board.request import HardwareLevel
 from deploy.cards import load_card
 from deploy.engine.build import build_engine
-from deploy.engine.driver import Device
-from deploy.engine.request import EngineSpec, HardwareLevel, ShapeRange
+from deploy.engine.request import EngineSpec, ShapeRange
 from edgeq.core.errors import (
     BuildError,
     DeviceError,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engine.record import read_build, read_l4t
+from deploy.board.facts import read_l4t
+from deploy.engine.record import read_build
 from edgeq.core.files import digest_file
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.engine.request import EngineSpec, HardwareLevel, ShapeRange, fit_shapes
+from deploy.board.request import HardwareLevel
+from deploy.engine.request import EngineSpec, ShapeRange, fit_shapes
 from edgeq.core.errors import InputError
 
 INPUTS = {"image": (-1, 3, 8, 8), "size": (2,), "mask": (-1, 1)}
@@ -78,15 +79,3 @@ def test_a_workspace_of_nothing_is_refused() -> None:
 def test_a_request_survives_its_json_form() -> None:
     spec = EngineSpec(shapes=(IMAGE,), hardware=HardwareLevel.AMPERE_PLUS)
     assert EngineSpec.from_dict(spec.to_dict()) == spec
-
-
-@pytest.mark.parametrize(
-    ("spec", "is_portable"),
-    [
-        (EngineSpec(), False),
-        (EngineSpec(is_version_compatible=True), True),
-        (EngineSpec(hardware=HardwareLevel.AMPERE_PLUS), True),
-    ],
-)
-def test_an_engine_for_elsewhere_is_portable(spec: EngineSpec, is_portable: bool) -> None:
-    assert spec.is_portable is is_portable

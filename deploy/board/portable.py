@@ -1,32 +1,30 @@
 """Engines that run under a newer TensorRT or on another GPU: from TensorRT 8.6 on, and never needed otherwise."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING, Any, Tuple
 
-from typing import TYPE_CHECKING, Any
-
-from deploy.engine.dialect import Dialect
-from deploy.engine.request import EngineSpec, HardwareLevel
+from deploy.board.dialect import Dialect
+from deploy.board.request import BuildRequest, HardwareLevel
 from edgeq.core.errors import TargetError
 
 if TYPE_CHECKING:
     import tensorrt
 
 
-def require_portability(trt: Any, dialect: Dialect, spec: EngineSpec) -> None:
+def require_portability(trt: Any, dialect: Dialect, request: BuildRequest) -> None:
     """Check that this TensorRT builds the portable engine that is asked for.
 
     Raises:
         TargetError: if it does not.
     """
     fault = dialect.check_compatibility(
-        version=spec.is_version_compatible, hardware=spec.hardware.value
+        version=request.is_version_compatible, hardware=request.hardware.value
     )
     if (
         fault is None
-        and spec.is_portable
-        and not hasattr(trt.HardwareCompatibilityLevel, spec.hardware.name)
+        and request.is_portable
+        and not hasattr(trt.HardwareCompatibilityLevel, request.hardware.name)
     ):
-        fault = f"it has no hardware level '{spec.hardware.value}'"
+        fault = f"it has no hardware level '{request.hardware.value}'"
     if fault is not None:
         raise TargetError(
             f"TensorRT {trt.__version__} cannot build this portable engine: {fault}",
@@ -35,23 +33,25 @@ def require_portability(trt: Any, dialect: Dialect, spec: EngineSpec) -> None:
         )
 
 
-def make_portable(trt: Any, config: tensorrt.IBuilderConfig, spec: EngineSpec) -> tuple[str, ...]:
-    """Set what `spec` asks for; return the names of the flags."""
-    if spec.hardware is not HardwareLevel.NONE:
+def make_portable(
+    trt: Any, config: "tensorrt.IBuilderConfig", request: BuildRequest
+) -> Tuple[str, ...]:
+    """Set what `request` asks for; return the names of the flags."""
+    if request.hardware is not HardwareLevel.NONE:
         config.hardware_compatibility_level = getattr(
-            trt.HardwareCompatibilityLevel, spec.hardware.name
+            trt.HardwareCompatibilityLevel, request.hardware.name
         )
-    if not spec.is_version_compatible:
+    if not request.is_version_compatible:
         return ()
     config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     return ("VERSION_COMPATIBLE",)
 
 
-def keep_out_plugins(trt: Any, parser: tensorrt.OnnxParser) -> None:
+def keep_out_plugins(trt: Any, parser: "tensorrt.OnnxParser") -> None:
     """Have InstanceNormalization as layers: a portable engine cannot hold its plugin."""
     parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
 
 
-def trust_engine(runtime: tensorrt.Runtime) -> None:
+def trust_engine(runtime: "tensorrt.Runtime") -> None:
     """Let the runtime run the code that a version-compatible engine brings; for engines of our own only."""
     runtime.engine_host_code_allowed = True

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from deploy.engine.monitor import PhaseTracker
+from deploy.board.monitor import PhaseTracker
 
 
 @dataclass

@@ -4,15 +4,10 @@ A TensorRT Builder or Runtime made without a driver is a null pointer that kills
 (deployment/tensorrt.md 1.5), so nothing may come before this probe. It makes no CUDA context and takes no GPU memory.
 """
 
-from __future__ import annotations
-
 import ctypes
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 from edgeq.core.errors import DeviceError
-from edgeq.core.serial import Spec
 
 LIBRARY = "libcuda.so.1"
 # CUdevice_attribute of cuda.h.
@@ -20,8 +15,7 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device(Spec):
+class Device(NamedTuple):
     """The GPU that TensorRT will use: the first that the driver shows.
 
     Attributes:

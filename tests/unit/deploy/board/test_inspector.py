@@ -5,8 +5,7 @@ import json
 import pytest
 from fake_trt import inspector_json
 
-from deploy.engine.inspector import judge_int8, read_layers
-from deploy.engine.model_facts import MeantNode
+from deploy.board.inspector import MeantNode, judge_int8, read_layers
 from edgeq.core.errors import BuildError
 
 CONV = MeantNode(name="/block/conv", operator="Conv")

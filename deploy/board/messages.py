@@ -1,15 +1,11 @@
 """What TensorRT says of itself: its log, and the errors of its ONNX parser, each with the node it belongs to."""
 
-from __future__ import annotations
-
 import functools
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Sequence, Tuple
 
-from deploy.engine.dialect import Dialect
+from deploy.board.dialect import Dialect
 from edgeq.core.errors import BuildError, ModelError
 
 if TYPE_CHECKING:
@@ -18,15 +14,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Recorder(Protocol):
-    """A TensorRT logger that keeps the errors."""
-
-    errors: list[str]
-
-
-@functools.cache
-def make_logger(trt: Any) -> Recorder:
-    """Return the one logger of this process: TensorRT keeps the first that it is given, so it must live on.
+@functools.lru_cache(maxsize=None)
+def make_logger(trt: Any) -> Any:
+    """Return the one logger of this process, whose `errors` is a list: TensorRT keeps the first that it is given.
 
     Everything goes to Python's log at DEBUG; errors are kept too, because a failed build returns None and no reason.
     """
@@ -34,19 +24,17 @@ def make_logger(trt: Any) -> Recorder:
     class Forward(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # without it the process dies when TensorRT calls
-            self.errors: list[str] = []
+            self.errors: List[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(msg)
             _log.debug("%s: %s", severity, msg)
 
-    recorder: Recorder = Forward()
-    return recorder
+    return Forward()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParserFault:
+class ParserFault(NamedTuple):
     """One error of the parser.
 
     Attributes:
@@ -67,8 +55,8 @@ class ParserFault:
 
 
 def read_faults(
-    parser: tensorrt.OnnxParser, dialect: Dialect, names: Sequence[str]
-) -> tuple[ParserFault, ...]:
+    parser: "tensorrt.OnnxParser", dialect: Dialect, names: Sequence[str]
+) -> Tuple[ParserFault, ...]:
     """Return every error that the parser has.
 
     Args:
@@ -79,7 +67,9 @@ def read_faults(
     return tuple(_read_fault(parser.get_error(i), dialect, names) for i in range(parser.num_errors))
 
 
-def _read_fault(error: tensorrt.ParserError, dialect: Dialect, names: Sequence[str]) -> ParserFault:
+def _read_fault(
+    error: "tensorrt.ParserError", dialect: Dialect, names: Sequence[str]
+) -> ParserFault:
     node, operator = dialect.read_node(error, names)
     place = f"{error.code()}, {Path(str(error.file())).name}:{error.line()} in {error.func()}"
     return ParserFault(node=node, operator=operator, text=str(error.desc()).strip(), place=place)

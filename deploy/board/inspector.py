@@ -6,17 +6,11 @@ layer, "[ONNX Layer: name]" each, with a control character between; where it is 
 names joined by " + ". A layer counts as INT8 if an input of it is.
 """
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping, NamedTuple, Sequence, Tuple
 
-from deploy.engine.model_facts import MeantNode
 from edgeq.core.errors import BuildError
-from edgeq.core.serial import Spec
 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\s\[]|$)")
 _INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
@@ -27,8 +21,20 @@ _STANDALONE = {"Quantize", "Dequantize", "Scale"}
 _OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLayer(Spec):
+class MeantNode(NamedTuple):
+    """A node whose two factors are dequantized INT8, so that TensorRT should run it in INT8.
+
+    Attributes:
+        name: as TensorRT calls it: the node's name, or "node_of_" and its first output where it has none
+            (onnx-tensorrt, getNodeName).
+        operator: its operator.
+    """
+
+    name: str
+    operator: str
+
+
+class EngineLayer(NamedTuple):
     """One layer of an engine.
 
     Attributes:
@@ -39,21 +45,19 @@ class EngineLayer(Spec):
 
     name: str
     kind: str
-    nodes: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    nodes: Tuple[str, ...]
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLayers(Spec):
+class EngineLayers(NamedTuple):
     """All layers of an engine, and its inputs and outputs by name."""
 
-    layers: tuple[EngineLayer, ...]
-    tensors: tuple[str, ...]
+    layers: Tuple[EngineLayer, ...]
+    tensors: Tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Report(Spec):
+class Int8Report(NamedTuple):
     """What became of the layers that were meant to run in INT8.
 
     Attributes:
@@ -65,9 +69,9 @@ class Int8Report(Spec):
         standalone: Q/DQ that were fused into nothing.
     """
 
-    int8: tuple[str, ...]
-    missed: tuple[str, ...]
-    unknown: tuple[str, ...]
+    int8: Tuple[str, ...]
+    missed: Tuple[str, ...]
+    unknown: Tuple[str, ...]
     layers: int
     reformats: int
     standalone: int
@@ -141,7 +145,7 @@ def _read_layer(item: Any) -> EngineLayer:
     )
 
 
-def _read_types(tensors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _read_types(tensors: Sequence[Mapping[str, Any]]) -> Tuple[str, ...]:
     return tuple(_read_type(item) for item in tensors)
 
 

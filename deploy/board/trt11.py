@@ -1,43 +1,38 @@
 """TensorRT 11.x: always strongly typed; the precision flags are gone."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING, ClassVar, Optional, Sequence, Tuple
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from deploy.engine.monitor import PhaseTracker, watch_build
+from deploy.board.dialect import Dialect
+from deploy.board.monitor import PhaseTracker, watch_build
 from edgeq.core.progress import Progress
 
 if TYPE_CHECKING:
     import tensorrt
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRT11:
+class TensorRT11(Dialect):
     """The dialect of 11.0 to 11.4."""
 
-    trt: Any
-    versions: ClassVar[tuple[str, ...]] = ("11.0", "11.4")
+    versions: ClassVar[Tuple[str, ...]] = ("11.0", "11.4")
 
     def network_flags(self, *, is_weak: bool) -> int:
         """Return no flag: there is nothing to choose."""
         return 0
 
-    def set_precision(self, config: tensorrt.IBuilderConfig, *, is_weak: bool) -> tuple[str, ...]:
+    def set_precision(self, config: "tensorrt.IBuilderConfig", *, is_weak: bool) -> Tuple[str, ...]:
         """Set nothing: every layer runs in the type that the file writes."""
         return ()
 
-    def check_compatibility(self, *, version: bool, hardware: str) -> str | None:
+    def check_compatibility(self, *, version: bool, hardware: str) -> Optional[str]:
         """All of it is there."""
         return None
 
-    def read_node(self, error: tensorrt.ParserError, names: Sequence[str]) -> tuple[str, str]:
+    def read_node(self, error: "tensorrt.ParserError", names: Sequence[str]) -> Tuple[str, str]:
         """Return what the error itself tells."""
         return str(error.node_name()), str(error.node_operator())
 
     def watch_build(
-        self, config: tensorrt.IBuilderConfig, progress: Progress
-    ) -> PhaseTracker | None:
+        self, config: "tensorrt.IBuilderConfig", progress: Progress
+    ) -> Optional[PhaseTracker]:
         """Have the phases of the build passed on."""
         return watch_build(self.trt, config, progress)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.engine.driver import probe_driver
+from deploy.board.driver import probe_driver
 from edgeq.core.errors import DeviceError
 
 

@@ -1,10 +1,8 @@
 """The timing cache: what TensorRT measured of its kernels, so that the next build is faster and chooses the same."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from edgeq.core.errors import DeviceError, InputError
 from edgeq.core.files import write_bytes
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 
-def load_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> None:
+def load_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -> None:
     """Give `config` the cache in `path`, or an empty one if there is no such file.
 
     Raises:
@@ -31,7 +29,7 @@ def load_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> Non
         )
 
 
-def save_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> str:
+def save_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -> str:
     """Write the cache of `config` to `path`, if one is given, atomically; return its SHA-256.
 
     Raises:

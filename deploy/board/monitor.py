@@ -5,10 +5,7 @@ step of its parent, so the outermost phase has a fraction, which is passed on in
 leave a callback, for C++ is above it: it is kept, the build is called off, and `build` raises it again.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from edgeq.core.progress import Progress
 
@@ -16,14 +13,13 @@ if TYPE_CHECKING:
     import tensorrt
 
 
-@dataclass(slots=True)
 class _Phase:
-    parent: str | None
-    steps: int
-    done: int = 0
+    def __init__(self, parent: Optional[str], steps: int) -> None:
+        self.parent = parent
+        self.steps = steps
+        self.done = 0
 
 
-@dataclass(slots=True)
 class PhaseTracker:
     """Turns phases into per cent of the outermost one.
 
@@ -32,13 +28,14 @@ class PhaseTracker:
         error: what went wrong in a callback; the build is called off at the next step.
     """
 
-    progress: Progress
-    error: BaseException | None = None
-    _phases: dict[str, _Phase] = field(default_factory=dict)
-    _root: str | None = None
-    _said_pct: int = 0
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.error: Optional[BaseException] = None
+        self._phases: Dict[str, _Phase] = {}
+        self._root: Optional[str] = None
+        self._said_pct = 0
 
-    def start(self, name: str, parent: str | None, steps: int) -> None:
+    def start(self, name: str, parent: Optional[str], steps: int) -> None:
         """Open a phase; the first without a parent becomes the stage that people see."""
         self._phases[name] = _Phase(parent=parent, steps=max(steps, 1))
         if self._root is None and not parent:
@@ -77,7 +74,7 @@ class PhaseTracker:
         return min((phase.done + inside) / phase.steps, 1.0)
 
 
-def watch_build(trt: Any, config: tensorrt.IBuilderConfig, progress: Progress) -> PhaseTracker:
+def watch_build(trt: Any, config: "tensorrt.IBuilderConfig", progress: Progress) -> PhaseTracker:
     """Have the phases of the build with `config` passed on to `progress`.
 
     Args:
@@ -94,7 +91,7 @@ def watch_build(trt: Any, config: tensorrt.IBuilderConfig, progress: Progress) -
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)  # without it the process dies when TensorRT calls
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
             self._guard("start", phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
