@@ -91,8 +91,11 @@ def write_bundle(
     """
     _require_portable(provenance)
     teacher, student = Session(teacher_model), Session(qdq_model)
-    size = teacher.batch or (batch.min if batch else 1)
+    has_batch = inputs[0].batch != 0
+    size = (has_batch and teacher.batch) or (batch.min if batch else 1)
     feeds = _choose_feeds(samples, size, count)
+    if not has_batch:
+        feeds = [{name: x[0] for name, x in feed.items()} for feed in feeds]
     references = [teacher.run(feed) for feed in feeds]
     tolerances = _measure_tolerances(references, [student.run(feed) for feed in feeds])
     texts = {"README.txt": readme(card, samples=len(feeds), tolerances=tolerances)}

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from edgeq.core.errors import InputError, ModelError
+from edgeq.core.samples import join_results
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | Path
 Array: TypeAlias = NDArray[Any]
@@ -100,7 +101,8 @@ class Session:
         """Return every output by name.
 
         A file with a fixed batch size is run in pieces of that size (the last one padded with its last sample), and the
-        results are joined along axis 0.
+        results are joined along axis 0. A file without a batch axis is run sample by sample, which shows in inputs that
+        have one axis more than it takes; see `core.samples.join_results`.
 
         Args:
             inputs: by name, [N, ...]; cast to the model's element types.
@@ -110,6 +112,10 @@ class Session:
             ModelError: if ONNX Runtime fails.
         """
         feeds = self._feeds(inputs)
+        if self._takes_single_samples(feeds):
+            samples = zip(*feeds.values(), strict=True)
+            rows = [self._infer(dict(zip(feeds, sample, strict=True))) for sample in samples]
+            return {name: join_results([row[name] for row in rows]) for name in self.outputs}
         count = len(next(iter(feeds.values()))) if feeds and self.batch else 0
         if not self.batch or count == self.batch:
             return self._infer(feeds)
@@ -118,6 +124,12 @@ class Session:
             piece = {name: x[start : start + self.batch] for name, x in feeds.items()}
             pieces.append(self._run_padded(piece, self.batch))
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.outputs}
+
+    def _takes_single_samples(self, feeds: Mapping[str, Array]) -> bool:
+        return bool(feeds) and all(
+            feeds[item.name].ndim == len(item.shape) + 1 and len(feeds[item.name])
+            for item in self.inputs
+        )
 
     def _run_padded(self, feeds: dict[str, Array], batch: int) -> dict[str, Array]:
         count = len(next(iter(feeds.values())))

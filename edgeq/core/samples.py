@@ -7,6 +7,7 @@ so on for the other inputs of a model that has several, `labels.npy` (int64, abs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ class SampleSet:
             provenance=record["provenance"],
             others=dict(zip(record.get("others", []), arrays.values(), strict=True)),
         )
+
+
+def join_results(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return what a file without a batch axis gave for each sample, with the samples along axis 0.
+
+    Where such a network works on a batch of one, [1, C, ...], that axis becomes the one of the samples: [N, C, ...].
+    Anything else gets a new axis in front.
+    """
+    is_batch_of_one = parts[0].ndim > 1 and parts[0].shape[0] == 1
+    return np.concatenate(parts) if is_batch_of_one else np.stack(parts)
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:

@@ -42,7 +42,8 @@ class InputSpec(Spec):
 
     Attributes:
         shape: one sample, without the batch axis, all > 0.
-        batch: fixed batch size of the file, or None where the batch axis is dynamic.
+        batch: fixed batch size of the file, None where the batch axis is dynamic, 0 where the file takes one sample
+            and has no such axis.
         dtype: numpy name of the element type.
         mean, std: [C], in units of raw 0..1 data; empty where the input is no picture.
         low, high: [C] or [1], the legal box in the model's own (normalised) unit.

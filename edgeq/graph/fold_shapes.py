@@ -15,6 +15,7 @@ import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edgeq.graph.batch_axis import lacks_batch_axis
 from edgeq.graph.view import GraphView, unique_name
 
 Values = dict[str, NDArray[Any]]
@@ -42,17 +43,17 @@ def fold_shapes(model: onnx.ModelProto) -> Values:
         return {}
 
 
-def infer_for_any_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` with shapes inferred for any batch size: the first axis of every input is dynamic.
+def infer_for_any_batch(view: GraphView) -> onnx.ModelProto:
+    """Return the model with shapes inferred for any batch size: the batch axis of every input is dynamic.
 
     What follows from the batch size of the file must not be written into a network that is trained with another one.
     """
     freed = onnx.ModelProto()
-    freed.CopyFrom(model)
+    freed.CopyFrom(view.model)
     del freed.graph.value_info[:]
-    constant = {item.name for item in freed.graph.initializer}
+    batched = {name for name in view.inputs if not lacks_batch_axis(view, name)}
     for item in freed.graph.input:
-        if item.name not in constant and item.type.tensor_type.shape.dim:
+        if item.name in batched and item.type.tensor_type.shape.dim:
             item.type.tensor_type.shape.dim[0].dim_param = "batch"
     for item in freed.graph.output:
         item.type.tensor_type.ClearField("shape")

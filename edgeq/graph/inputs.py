@@ -1,7 +1,7 @@
 """What the model's inputs are, and how raw data become what it expects.
 
-Entry: `describe_inputs`. Inputs are float32, float16 or uint8 with the batch on axis 0: pictures (N, 1 or 3 or 4
-channels, H, W in either layout) or anything else; other types are refused by name.
+Entry: `describe_inputs`. Inputs are float32, float16 or uint8, with the batch on axis 0 or without one: pictures (1, 3
+or 4 channels, H, W in either layout) or anything else; other types are refused by name.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from edgeq.core.errors import InputError, ModelError, describe_choices
 from edgeq.core.specs import InputSpec, Layout
+from edgeq.graph.batch_axis import lacks_batch_axis
 from edgeq.graph.findings import listed
 from edgeq.graph.preprocessing import (
     PRESETS,
@@ -24,7 +24,7 @@ from edgeq.graph.preprocessing import (
     choose_values,
 )
 from edgeq.graph.storage import type_name
-from edgeq.graph.view import GraphView, attribute
+from edgeq.graph.view import GraphView
 
 __all__ = ["PRESETS", "InputReport", "describe_inputs"]
 
@@ -61,8 +61,8 @@ def describe_inputs(
             one value in the model's own unit.
         std: as `mean`, > 0.
         bounds: lowest and highest legal value in the model's own unit; None takes what pixels 0 and 1 become.
-        shapes: input name to full shape, batch axis first, for axes that the file leaves open. The batch axis itself
-            stays as it is in the file.
+        shapes: input name to full shape, batch axis first where there is one, for axes that the file leaves open. The
+            batch axis itself stays as it is in the file.
 
     Returns:
         One report an input, in the order of the file; `low` and `high` of the spec are [C], or [1] for no picture. With
@@ -71,8 +71,8 @@ def describe_inputs(
     Raises:
         InputError: for an unknown preset or input name, a shape that contradicts the file or is still open, or
             mean, std or bounds that do not fit.
-        ModelError: if there is no input, or one of a type that is not supported or without a batch axis, or if the
-            batch sizes differ.
+        ModelError: if there is no input, or one of a type that is not supported or without any axis, or if the batch
+            sizes differ.
     """
     view = GraphView(model)
     shapes = shapes or {}
@@ -85,8 +85,11 @@ def describe_inputs(
             )
     dtypes = _require_types(view)
     declared = {name: _declared_shape(view, name) for name in view.inputs}
-    fixed = {name: _fixed_shape(name, declared[name], shapes.get(name)) for name in view.inputs}
-    batch = _require_batch_axis(view, declared)
+    batch = _batch_size(view, declared)
+    fixed = {
+        name: _fixed_shape(name, declared[name], shapes.get(name), has_batch=batch != 0)
+        for name in view.inputs
+    }
     wanted = Wanted(preset=preset, mean=mean, std=std, bounds=bounds)
     has_picture = any(_layout(shape) is not Layout.OTHER for shape in fixed.values())
     reports = []
@@ -151,34 +154,33 @@ def _require_types(view: GraphView) -> dict[str, str]:
     return {name: _DTYPES[kind] for name, kind in types.items()}
 
 
-def _require_batch_axis(view: GraphView, declared: Mapping[str, Shape | None]) -> int | None:
-    """Return the batch size of the file, or None where it is dynamic."""
-    for name, shape in declared.items():
-        readers = [node for node, _ in view.consumers(name)]
-        adds_axis = bool(readers) and all(_unsqueezes_first(view, node) for node in readers)
-        if adds_axis or (shape is not None and len(shape) < 2):
-            raise ModelError(
-                f"the input '{name}' {_text(shape)} has no batch axis",
-                why="samples are made and trained on in batches, which lie along axis 0 of every input",
-                mend="export the model again for a batch of inputs, with a dynamic batch axis",
-            )
+def _batch_size(view: GraphView, declared: Mapping[str, Shape | None]) -> int | None:
+    """Return the batch size of the file, None where it is dynamic, or 0 where there is no batch axis."""
+    scalar = next((name for name, shape in declared.items() if shape == ()), None)
+    if scalar is not None:
+        raise ModelError(
+            f"the input '{scalar}' is a single number",
+            why="samples are made for inputs with at least one axis",
+            mend="export the network with a constant in its place, or with an input of one axis",
+        )
+    lacking = [name for name in declared if lacks_batch_axis(view, name)]
+    if len(lacking) == len(declared):
+        return 0
     sizes = {name: shape[0] if shape else None for name, shape in declared.items()}
+    told = ", ".join(f"'{name}' {_text(declared[name])}" for name in sizes)
+    if lacking:
+        raise ModelError(
+            f"some inputs have a batch axis and some have none: {told}",
+            why="a sample is one entry along axis 0 of every input, or all that every input takes",
+            mend="export the model again with one dynamic batch axis for all inputs",
+        )
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"'{name}' {_text(declared[name])}" for name in sizes)
         raise ModelError(
             f"the inputs have different batch sizes: {told}",
             why="a sample is one entry along axis 0 of every input",
             mend="export the model again with one dynamic batch axis for all inputs",
         )
     return next(iter(sizes.values()))
-
-
-def _unsqueezes_first(view: GraphView, node: onnx.NodeProto) -> bool:
-    """Return true if `node` puts a new axis in front."""
-    if node.op_type != "Unsqueeze":
-        return False
-    axes = attribute(node, "axes") if len(node.input) < 2 else view.constant(node.input[1])
-    return axes is not None and 0 in np.ravel(np.asarray(axes)).tolist()
 
 
 def _declared_shape(view: GraphView, name: str) -> Shape | None:
@@ -188,14 +190,17 @@ def _declared_shape(view: GraphView, name: str) -> Shape | None:
 
 
 def _fixed_shape(
-    name: str, declared: Shape | None, given: tuple[int, ...] | None
+    name: str, declared: Shape | None, given: tuple[int, ...] | None, *, has_batch: bool
 ) -> tuple[int, ...]:
-    """Return the full shape of the input, batch axis first; an open batch axis is 1."""
-    if given is None:
-        shape = declared and (declared[0] or 1, *declared[1:])
-    else:
+    """Return the shape of the input, batch axis first; a batch axis that is open or absent is 1."""
+    shape = declared
+    if given is not None:
         _require_agreement(name, declared, given)
         shape = given
+    elif declared and has_batch:
+        shape = (declared[0] or 1, *declared[1:])
+    if shape and not has_batch:
+        shape = (1, *shape)
     if not shape or None in shape:
         raise InputError(
             f"input '{name}' has open axes: {_text(declared)}",

@@ -173,7 +173,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     if options.eval_path is not None:
         _require_pictures(options.eval_path, specs, outputs)
     proof = prove_equal(teacher, loaded.model, specs, seed=options.seed, progress=progress)
-    if specs[0].batch is not None:
+    if specs[0].batch:
         require_any_batch(teacher, specs, seed=options.seed)
     progress.start("statistics", 1, "table")
     statistics = find_statistics(loaded.inferred, options.teacher_weights)

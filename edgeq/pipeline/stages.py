@@ -132,6 +132,10 @@ def verify_model(
     )
     feed, pieces = _code_feed(job, samples)
     measured = read_codes(model, job.plan, feed)
+    if job.input.spec.batch == 0:  # a batch of one that enters such a file is part of the sample
+        measured |= {
+            name: measured[name].reshape(x.shape) for name, x in feed.items() if name in measured
+        }
     found = []
     for index in range(pieces):
         given = {name: np.split(codes, pieces)[index] for name, codes in measured.items()}
@@ -153,7 +157,7 @@ def _code_feed(job: Job, samples: SampleSet) -> tuple[dict[str, NDArray[Any]], i
     wherever the batch is.
     """
     count, batch = min(CODE_SAMPLES, len(samples)), job.input.spec.batch
-    if batch is None:
+    if not batch:
         return samples.feed(slice(count)), 1
     pieces = max(1, count // batch)
     return samples.feed(np.arange(pieces * batch) % len(samples)), pieces

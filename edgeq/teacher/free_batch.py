@@ -2,6 +2,7 @@
 
 Exporters that are given a fixed batch write it into constant shapes: a Reshape to [1, 512], a class token that is
 joined to a batch of one. The file that ships keeps it; synthesis and training need larger batches. Entry: `free_batch`.
+A file without a batch axis is `edgeq.teacher.add_batch`'s.
 Whether every sample still gets what it gets alone is for `edgeq.teacher.proof.require_any_batch` to say.
 """
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeq.core.specs import InputSpec
+from edgeq.teacher.add_batch import add_batch
 from edgeq.teacher.converters import CONVERSION_FAULTS
 from edgeq.teacher.teacher import Teacher
 
@@ -25,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 def free_batch(teacher: Teacher, inputs: Sequence[InputSpec]) -> Teacher:
-    """Return a teacher without the batch size of its file; the one passed in is not changed.
+    """Return a teacher that runs any batch size, whatever its file has; the one passed in is not changed.
 
     1. Reshape to a constant shape, of data in which one axis grows with the batch: the axis of the result that holds
        that axis becomes -1, and every other axis gets its size in the file.
@@ -35,12 +37,17 @@ def free_batch(teacher: Teacher, inputs: Sequence[InputSpec]) -> Teacher:
 
     Args:
         teacher: of the file.
-        inputs: one a graph input; without a fixed batch size the teacher is returned as it is.
+        inputs: one a graph input; with a dynamic batch axis the teacher is returned as it is, without any it gets one.
+
+    Raises:
+        ModelError: as `add_batch`.
     """
     fixed = [spec.batch for spec in inputs if spec.batch is not None]
     if not fixed:
         return teacher
     batch = fixed[0]
+    if batch == 0:
+        return add_batch(teacher, inputs)
     freed = teacher.copy()
     ordered = {spec.name: spec for spec in inputs}
     specs = [ordered[name] for name in teacher.inputs]

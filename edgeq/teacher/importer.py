@@ -54,7 +54,7 @@ class _Builder:
         self._values: dict[str, Tensor] = {}
         self._binding: dict[str, str] = {}
         has_shapes = any(node.op_type in {"Shape", "Size"} for node in view.nodes)
-        self._folded = fold_shapes(infer_for_any_batch(view.model)) if has_shapes else {}
+        self._folded = fold_shapes(infer_for_any_batch(view)) if has_shapes else {}
 
     def build(self) -> Teacher:
         """Return the teacher."""

@@ -14,6 +14,7 @@ import onnx
 
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.samples import join_results
 from edgeq.core.serial import Spec
 from edgeq.core.specs import InputSpec, Layout
 from edgeq.teacher.execution import Array, RuntimeSession, run_module, to_array
@@ -66,7 +67,7 @@ def prove_equal(
         model: as it was imported.
         inputs: one a graph input; values are drawn evenly from their `low`..`high`.
         seed: of the random inputs.
-        batches: how many are run; of a dynamic batch axis the sizes 1 and 3 take turns.
+        batches: how many are run; of a dynamic or absent batch axis the sizes 1 and 3 take turns.
         progress: is told of every batch.
 
     Raises:
@@ -84,12 +85,12 @@ def prove_equal(
     for number in range(batches):
         size = _batch_size(specs, number)
         feed = {spec.name: _draw(spec, size, generator) for spec in specs}
-        expected = session.run(teacher.outputs, feed)
+        expected = _run_runtime(session, teacher.outputs, feed, specs)
         found = run_module(teacher.module, feed)
         for name, ours, theirs in zip(teacher.outputs, found, expected, strict=True):
             difference = _compare(name, to_array(ours), theirs)
             if not difference.is_allowed:
-                raise _diverged(difference, teacher, model, feed)
+                raise _diverged(difference, teacher, model, feed, specs)
             differences.append(difference)
         samples += size
         listener.advance(largest_abs=max(item.largest_abs for item in differences))
@@ -182,8 +183,28 @@ def _compare(tensor: str, ours: Array, theirs: Array) -> _Difference:
     )
 
 
+def _run_runtime(
+    session: RuntimeSession,
+    outputs: Sequence[str],
+    feed: Mapping[str, Array],
+    specs: Sequence[InputSpec],
+) -> list[Array]:
+    """Return the outputs for a batch; a file without a batch axis takes its samples one by one."""
+    if specs[0].batch != 0:
+        return session.run(outputs, feed)
+    count = len(feed[specs[0].name])
+    rows = [
+        session.run(outputs, {name: x[index] for name, x in feed.items()}) for index in range(count)
+    ]
+    return [join_results(parts) for parts in zip(*rows, strict=True)]
+
+
 def _diverged(
-    difference: _Difference, teacher: Teacher, model: onnx.ModelProto, feed: Mapping[str, Array]
+    difference: _Difference,
+    teacher: Teacher,
+    model: onnx.ModelProto,
+    feed: Mapping[str, Array],
+    specs: Sequence[InputSpec],
 ) -> ModelError:
     """Return the error that names the first tensor, in file order, that differs too much."""
     made = [name for node in model.graph.node for name in node.output]
@@ -192,7 +213,7 @@ def _diverged(
     marked.CopyFrom(model)
     del marked.graph.output[:]
     marked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    expected = RuntimeSession(marked).run(names, feed)
+    expected = _run_runtime(RuntimeSession(marked), names, feed, specs)
     _, found = run_module(with_outputs(teacher, names), feed)
     pairs = zip(names, found, expected, strict=True)
     differences = (_compare(name, to_array(ours), theirs) for name, ours, theirs in pairs)
@@ -219,7 +240,7 @@ def _in_order(teacher: Teacher, inputs: Sequence[InputSpec]) -> list[InputSpec]:
 
 
 def _batch_size(specs: Sequence[InputSpec], number: int) -> int:
-    fixed = [spec.batch for spec in specs if spec.batch is not None]
+    fixed = [spec.batch for spec in specs if spec.batch]
     return fixed[0] if fixed else (1, _OTHER_BATCH)[number % 2]
 
 

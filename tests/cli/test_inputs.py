@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from polygraphy.json import load_json
 
 from edgeq.core.samples import SampleSet
+from edgeq.graph.inputs import describe_inputs
 
 HEAD = """r = Relu (n) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm<transB=1> (f, v) }"""
 BODY = "n = BatchNormalization (c, scale, bias, mean, var)"
@@ -76,12 +78,19 @@ def build_net(edgeq, parse_graph, tiny, tmp_path) -> Build:
         assert results["codes"]["largest"] <= 1
         assert min(output["sqnr_db"] for output in results["agreement"]["outputs"]) > 10
         calls = load_json(str(folder / "bundle" / "inputs.json"))
-        size = source.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+        size = samples_of_a_call(source)
         names = {item.name for item in source.graph.input}
         assert [set(call) for call in calls] == [names] * (16 // size)
+        session = onnxruntime.InferenceSession(folder / "bundle" / "model.qdq.onnx")
+        assert all(session.run(None, call) for call in calls)
         return built
 
     return run
+
+
+def samples_of_a_call(source: onnx.ModelProto) -> int:
+    """Return how many samples a call of the model takes."""
+    return next(report.spec.batch or 1 for report in describe_inputs(source))
 
 
 def is_without_labels(built: Built) -> bool:
@@ -135,6 +144,98 @@ def test_a_batch_that_cannot_be_freed_is_refused_before_the_work(
     assert done.code == 3
     assert "the batch size 2 is built into the file" in done.err
     assert not (tmp_path / "o").exists()
+
+
+# No batch axis --------------------------------------------------------------------------------------------------------
+
+TO_ONE = "int64[1] front = {0}"
+UNBATCHED = {
+    "channels-first": ("3,8,8", 3, "u = Unsqueeze (x, front) c = Conv (u, w)"),
+    "one-channel": ("1,8,8", 1, "u = Unsqueeze (x, front) c = Conv (u, w)"),
+    "channels-last": (
+        "8,8,3",
+        3,
+        "t = Transpose<perm=[2,0,1]> (x) u = Unsqueeze (t, front) c = Conv (u, w)",
+    ),
+    "reshaped": ("3,8,8", 3, "u = Reshape (x, four) c = Conv (u, w)"),
+    "layer-by-layer": (
+        "3,8,8",
+        3,
+        """u = Unsqueeze (x, front) b = Conv<pads=[1,1,1,1]> (u, w3) d = Squeeze (b, front)
+        q = Relu (d) z = Unsqueeze (q, front) c = Conv (z, w)""",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNBATCHED)
+@pytest.mark.parametrize("is_squeezed", [True, False], ids=["squeezed", "batch-of-one"])
+def test_a_picture_without_a_batch_axis_is_built(build_net, edgeq, case, is_squeezed):
+    shape, channels, front = UNBATCHED[case]
+    more = {"four": "int64[4] four = {1,3,8,8}", "w3": "float[3,3,3,3] w3"}
+    text = picture_net(shape, channels, front=front, one=TO_ONE, **more)
+    text = text.replace("[N,5]", "[5]" if is_squeezed else "[1,5]")
+    if is_squeezed:
+        text = text.replace("y = Gemm", "k = Gemm").replace(HEAD[-2:], " y = Squeeze (k, front) }")
+    built = build_net(text)
+    sizes = tuple(map(int, shape.split(",")))
+    assert built.samples().samples.shape == (16, *sizes)
+    assert (built.folder / "samples" / "preview.png").is_file()
+    results = built.results()
+    assert results["agreement"]["top1_match_ratio"] is not None
+    history = json.loads((built.folder / "history.json").read_text("utf-8"))
+    assert {"distillation", "features", "activation_map"} <= set(history[0])
+    pair = (built.folder.parent / "net.onnx", built.folder / "model.qdq.onnx")
+    done = edgeq("compare", *pair, "--samples", built.folder / "samples", "--json")
+    assert done.code == 0, done.err
+
+
+def test_a_vector_without_a_batch_axis_is_built(build_net):
+    text = """g (float[12] x) => (float[12] y)
+    <float[12,4] a, float[4,12] b, {NORM}, int64[2] two = {1,4}, int64[1] four = {4}>
+    { m = MatMul (x, a) c = Reshape (m, two) {BODY} r = Relu (n) f = Reshape (r, four) y = MatMul (f, b) }"""
+    built = build_net(text.replace("{NORM}", NORM).replace("{BODY}", BODY))
+    assert built.samples().samples.shape == (16, 12)
+    assert is_without_labels(built)
+
+
+def test_two_inputs_without_a_batch_axis_are_built(build_net):
+    text = TWO.replace("[N,3,8,8]", "[3,8,8]").replace("[N,6]", "[6]").replace("[N,5]", "[1,5]")
+    text = text.replace("<float[4,3,3,3] w", f"<{TO_ONE}, float[4,3,3,3] w")
+    text = text.replace("c = Conv (x,", "s = Unsqueeze (x, front) c = Conv (s,")
+    text = text.replace("Gemm<transB=1> (t, u)", "Gemm<transB=1> (o, u)")
+    text = text.replace("g = Gemm", "o = Unsqueeze (t, front) g = Gemm")
+    samples = build_net(text).samples()
+    assert {name: x.shape for name, x in samples.feed().items()} == {
+        "x": (16, 3, 8, 8),
+        "t": (16, 6),
+    }
+
+
+def test_labelled_pictures_are_shown_one_by_one_where_there_is_no_batch_axis(
+    edgeq, digits, tiny, tmp_path
+):
+    source = onnx.load(digits / "digits_bn.onnx")
+    (image,), (scores,) = source.graph.input, source.graph.output
+    axes = onnx.numpy_helper.from_array(np.array([0]), "front")
+    source.graph.initializer.append(axes)
+    for node in source.graph.node:
+        node.input[:] = ["batched" if name == image.name else name for name in node.input]
+    source.graph.node.insert(
+        0, onnx.helper.make_node("Unsqueeze", [image.name, "front"], ["batched"])
+    )
+    del image.type.tensor_type.shape.dim[0]
+    scores.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(source, tmp_path / "net.onnx")
+    accuracy = []
+    for model in (digits / "digits_bn.onnx", tmp_path / "net.onnx"):
+        out = tmp_path / model.stem
+        words = ("--target", "cpu", "--eval", digits / "heldout.zip", *tiny, "--out", out)
+        done = edgeq("build", model, *words)
+        assert done.code == 0, done.err
+        results = json.loads((out / "results.json").read_text("utf-8"))
+        accuracy.append(results["evaluation"])
+    assert accuracy[0]["float"] == accuracy[1]["float"]
+    assert accuracy[1]["quantized"]["top1_pct"] > 50
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

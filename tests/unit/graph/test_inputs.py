@@ -258,7 +258,8 @@ FAULTS = [
         ("bfloat16 at the border", "float32 or float16"),
         error=ModelError,
     ),
-    Fault("no-batch", make_model((64,)), ("'image' [64] has no batch axis",), error=ModelError),
+    Fault("scalar", make_model(()), ("'image' is a single number",), error=ModelError),
+    Fault("open-sample", make_model(("T",)), ("open axes: [?]", "--shape image:")),
     Fault(
         "two-batches",
         make_model((1, 3, 8, 8), more=("N", 6)),
@@ -282,14 +283,54 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("opset", [11, 13])
-def test_a_network_that_makes_its_own_batch_axis_is_refused(opset: int) -> None:
-    body = "Unsqueeze<axes=[0]> (image)" if opset < 13 else "Unsqueeze (image, axes)"
+def test_a_network_that_makes_its_own_batch_axis_takes_one_sample(opset: int) -> None:
+    body = "Unsqueeze<axes=[0]> (t)" if opset < 13 else "Unsqueeze (t, axes)"
     axes = "<int64[1] axes = {0}>" if opset >= 13 else ""
-    text = f"g (float[3,8,8] image) => (float[1,3,8,8] y) {axes} {{ y = {body} }}"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
-    with pytest.raises(ModelError, match="has no batch axis") as caught:
-        describe_inputs(model)
-    assert "dynamic batch axis" in caught.value.mend
+    text = f"g (float[8,8,3] image) => (float[1,3,8,8] y) {axes} {{ t = Transpose<perm=[2,0,1]> (image) y = {body} }}"
+    (found,) = describe_inputs(parse(text, opset=opset))
+    assert (found.spec.shape, found.spec.batch, found.spec.layout) == ((8, 8, 3), 0, Layout.NHWC)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Unsqueeze (image, axes) z = Relu (image)",
+        "r = Relu (image) y = Unsqueeze (r, axes)",
+        "y = Unsqueeze (image, last)",
+        "y = Identity (image)",
+        "y = Reshape (image, flat)",
+    ],
+    ids=["not-every-way", "behind-a-layer", "other-axis", "output", "flattened"],
+)
+def test_axis_0_is_the_batch_where_the_network_puts_no_axis_in_front_of_it(body: str) -> None:
+    text = f"""g (float[2,8,3] image) => (float[1,2,8,3] y)
+    <int64[1] axes = {{0}}, int64[1] last = {{3}}, int64[2] flat = {{2,24}}> {{ {body} }}"""
+    (found,) = describe_inputs(parse(text))
+    assert (found.spec.shape, found.spec.batch) == ((8, 3), 2)
+
+
+def test_a_reshape_shows_that_axis_0_is_no_batch() -> None:
+    text = """g (float[3,8,8] image) => (float[1,3,8,8] y) <int64[4] four = {1,3,8,8}>
+    { y = Reshape (image, four) }"""
+    (found,) = describe_inputs(parse(text))
+    assert (found.spec.shape, found.spec.batch, found.spec.layout) == ((3, 8, 8), 0, Layout.NCHW)
+
+
+def test_the_open_axis_of_a_sample_is_told_with_shape() -> None:
+    (found,) = describe_inputs(make_model(("T",)), shapes={"image": (64,)})
+    assert (found.spec.shape, found.spec.batch) == ((64,), 0)
+
+
+def test_a_batch_axis_of_some_inputs_alone_is_refused() -> None:
+    text = """g (float[1,3,8,8] image, float[6] size) => (float[1,3,8,8] y, float[6] z)
+    { y = Relu (image) z = Relu (size) }"""
+    with pytest.raises(ModelError, match="some inputs have a batch axis") as caught:
+        describe_inputs(parse(text))
+    assert "'image' [1, 3, 8, 8], 'size' [6]" in caught.value.what
+
+
+def parse(text: str, *, opset: int = 17) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
