@@ -77,6 +77,7 @@ def synthesize(
     Returns:
         samples: `spec.samples` rounded up to whole batches, [N, *shape] an input, of its type, inside the legal box.
         labels: classes in turn, or None where the output is no classifier.
+        history: the terms at each iteration, means over the batches; empty where nothing is optimised.
 
     Raises:
         CalibError: without BN statistics, or if the loss stops being finite.
@@ -95,14 +96,16 @@ def synthesize(
     progress.start("synthesize", batches * spec.iterations, "step")
     samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
-    terms: dict[str, float] = {}
+    histories: list[list[dict[str, float]]] = []
     for index in range(batches):
         wanted = loop.labels(index)
-        x, terms = loop.run(index, wanted, progress)
+        x, history = loop.run(index, wanted, progress)
         samples.append(x)
         labels.append(wanted)
+        histories.append(history)
     classes = torch.cat(labels) if problem.classes is not None else None
-    result = _sample_set(units, samples, classes, spec, seed, terms)
+    terms = histories[-1][-1]
+    result = _sample_set(units, samples, classes, spec, seed, terms, _mean_history(histories))
     progress.finish(f"{len(result)} samples, statistics {terms['statistics']:.3g}")
     return result
 
@@ -145,8 +148,8 @@ class _PixelLoop:
 
     def run(
         self, batch: int, labels: Tensor, progress: Progress
-    ) -> tuple[list[Tensor], dict[str, float]]:
-        """Return the finished samples of one batch, one tensor an input, and the last value of each term."""
+    ) -> tuple[list[Tensor], list[dict[str, float]]]:
+        """Return the finished samples of one batch, one tensor an input, and the terms at each iteration."""
         spec = self._spec
         generator = self._generator("pixels", str(batch))
         pixels = [
@@ -155,7 +158,7 @@ class _PixelLoop:
         ]
         optimizer = torch.optim.Adam(pixels, lr=spec.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.iterations)
-        terms: dict[str, Tensor] = {}
+        history: list[dict[str, float]] = []
         for _ in range(spec.iterations):
             shown = [self._shown(index, x, generator) for index, x in enumerate(pixels)]
             terms = self._terms(shown, labels)
@@ -164,9 +167,10 @@ class _PixelLoop:
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
+            history.append({name: float(value.detach()) for name, value in terms.items()})
             progress.advance(loss=loss.item())
         made = [self._legal(index, x.detach()) for index, x in enumerate(pixels)]
-        values = {name: float(value.detach()) for name, value in terms.items()}
+        values = history[-1]
         if not all(map(math.isfinite, values.values())) or not all(
             x.isfinite().all() for x in made
         ):
@@ -175,7 +179,7 @@ class _PixelLoop:
                 why="the pixels have run away from what the teacher can be evaluated on",
                 mend="lower --set synthesis.learning_rate, or try another --seed",
             )
-        return made, values
+        return made, history
 
     def _shown(self, index: int, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return what the teacher sees at one input: legal pictures, mirrored every other time, shifted."""
@@ -232,6 +236,17 @@ class _PixelLoop:
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, "synthesize", *names))
+
+
+def _mean_history(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Return the terms at each iteration and their sum, means over the batches."""
+    means = []
+    for step, entries in enumerate(zip(*histories, strict=True)):
+        terms = {
+            name: math.fsum(item[name] for item in entries) / len(entries) for name in entries[0]
+        }
+        means.append({"step": float(step), **terms, "loss": math.fsum(terms.values())})
+    return means
 
 
 def _statistics_module(problem: SynthesisProblem) -> fx.GraphModule:
@@ -306,7 +321,7 @@ def _unoptimised(
         samples.append(made)
         progress.advance()
     wanted = torch.cat(labels) if labels else None
-    result = _sample_set(units, samples, wanted, spec, seed, {})
+    result = _sample_set(units, samples, wanted, spec, seed, {}, [])
     progress.finish(f"{len(result)} samples of {spec.source}")
     return result
 
@@ -318,6 +333,7 @@ def _sample_set(
     spec: SynthesisSpec,
     seed: int,
     terms: dict[str, float],
+    history: list[dict[str, float]],
 ) -> SampleSet:
     """Return the batches, each one tensor an input, as one set in the units of the file."""
     joined = zip(units, zip(*batches, strict=True), strict=True)
@@ -338,4 +354,5 @@ def _sample_set(
             "torch": torch.__version__,
         },
         others=arrays,
+        history=history,
     )

@@ -1,8 +1,9 @@
 """The sample set: the inputs that training, range setting and every comparison read. Numpy only.
 
 On disk it is a folder: `samples.npy` (float32, float16 or uint8, in the model's own unit and layout), `input_1.npy` and
-so on for the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes) and
-`samples.json` (provenance and digests). Nothing is pickled.
+so on for the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes),
+`history.json` (the losses of the synthesis, absent where nothing was optimised) and `samples.json` (provenance and
+digests). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgeq.core.errors import CalibError
 from edgeq.core.files import digest_file, read_json, write_json, write_with
 
 SCHEMA = 1
+HISTORY = "history.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class SampleSet:
         labels: [N], int64, the classes that were aimed at; None where there are none.
         provenance: recipe, seed, figures, versions: whatever JSON can hold.
         others: of the further inputs, by name; as `samples`.
+        history: terms of the loss, one entry an iteration, each the mean over the batches; empty where there was none.
     """
 
     input_name: str
@@ -38,6 +41,7 @@ class SampleSet:
     labels: NDArray[np.int64] | None
     provenance: dict[str, Any]
     others: dict[str, NDArray[Any]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -56,16 +60,20 @@ class SampleSet:
             arrays["labels.npy"] = self.labels
         for name, array in arrays.items():
             _write(folder / name, array)
+        names = list(arrays)
+        if self.history:
+            write_json(folder / HISTORY, self.history)
+            names.append(HISTORY)
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "input_name": self.input_name,
             "provenance": self.provenance,
-            "files": {name: digest_file(folder / name) for name in arrays},
+            "files": {name: digest_file(folder / name) for name in names},
         }
         if self.others:
             record["others"] = list(self.others)
         write_json(folder / "samples.json", record)
-        return [*arrays, "samples.json"]
+        return [*names, "samples.json"]
 
     @classmethod
     def load(cls, folder: Path) -> SampleSet:
@@ -82,14 +90,14 @@ class SampleSet:
         if not isinstance(files, dict) or not {"input_name", "provenance"} <= set(record):
             raise _unusable(folder, "samples.json is incomplete")
         others = [f"input_{index}.npy" for index, _ in enumerate(record.get("others", []), 1)]
+        optional = [name for name in ("labels.npy", HISTORY) if name in files]
         arrays: dict[str, NDArray[Any]] = {}
-        for name in ("samples.npy", *others, "labels.npy"):
-            if name == "labels.npy" and name not in files:
-                continue
+        for name in ("samples.npy", *others, *optional):
             path = folder / name
             if not path.is_file() or digest_file(path) != files.get(name):
                 raise _unusable(folder, f"{name} is missing or was changed")
-            arrays[name] = np.load(path, allow_pickle=False)
+            if name != HISTORY:
+                arrays[name] = np.load(path, allow_pickle=False)
         labels = arrays.pop("labels.npy", None)
         is_known = all(x.dtype in (np.float32, np.float16, np.uint8) for x in arrays.values())
         lengths = {len(x) for x in (*arrays.values(), *([] if labels is None else [labels]))}
@@ -101,6 +109,7 @@ class SampleSet:
             labels=labels,
             provenance=record["provenance"],
             others=dict(zip(record.get("others", []), arrays.values(), strict=True)),
+            history=read_json(folder / HISTORY) if HISTORY in files else [],
         )
 
 

@@ -14,6 +14,7 @@ from edgeq.core.quantized import QuantizedValues
 from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import Layout
+from edgeq.graph.macs import count_macs
 from edgeq.pipeline.job import BuildOptions, Job
 from edgeq.report.builds import LATENCY, read_latency
 from edgeq.report.histograms import CodeCounter, Histogram
@@ -44,6 +45,10 @@ def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         card=job.card,
         plan=job.plan,
         histograms=_histograms(job, load_values(folder / "trained.safetensors"), samples),
+        macs=count_macs(
+            job.folded, {item.name: (item.batch or 1, *item.shape) for item in job.specs}
+        ),
+        synthesis=samples.history,
         history=read_json(folder / "history.json"),
         pictures=_pictures(job, samples, folder),
         latency=read_latency(folder),

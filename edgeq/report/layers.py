@@ -36,6 +36,8 @@ class LayerRow:
         name: the tensor that it makes.
         op_type: its operator.
         sqnr_db: agreement of that tensor with the teacher's; None where it was not compared.
+        macs: multiply-accumulates of one run; None where they are not counted.
+        macs_pct: their share of those of all layers.
         tensors: its quantized inputs, weights first.
     """
 
@@ -43,6 +45,8 @@ class LayerRow:
     name: str
     op_type: str
     sqnr_db: float | None
+    macs: int | None
+    macs_pct: float
     tensors: tuple[TensorRow, ...]
 
     @property
@@ -53,14 +57,18 @@ class LayerRow:
 
 
 def gather_layers(
-    plan: QuantPlan, agreement: Sequence[Mapping[str, Any]], histograms: Mapping[str, Histogram]
+    plan: QuantPlan,
+    agreement: Sequence[Mapping[str, Any]],
+    histograms: Mapping[str, Histogram],
+    macs: Mapping[str, int],
 ) -> list[LayerRow]:
-    """Return the layers, those that agree worst first; layers that were not compared come last.
+    """Return the layers, those with most multiply-accumulates first; layers whose products are not counted come last.
 
     Args:
         plan: the placement.
         agreement: `layers` of agreement.json, in graph order.
         histograms: by tensor name.
+        macs: by layer, an estimate of where the time goes.
     """
     inputs: dict[str, list[TensorRow]] = {}
     kinds: dict[str, tuple[str, float | None]] = {
@@ -76,16 +84,19 @@ def gather_layers(
         for site in decision.sites:
             kinds.setdefault(site.node, (site.op_type, None))
             inputs.setdefault(site.node, []).append(row)
+    total = sum(macs.values()) or 1
     rows = [
         LayerRow(
             order=order,
             name=name,
             op_type=op_type,
             sqnr_db=sqnr_db,
+            macs=macs.get(name),
+            macs_pct=100 * macs.get(name, 0) / total,
             tensors=tuple(
                 sorted(inputs.get(name, ()), key=lambda item: item.role.value, reverse=True)
             ),
         )
         for order, (name, (op_type, sqnr_db)) in enumerate(kinds.items(), 1)
     ]
-    return sorted(rows, key=lambda row: float("inf") if row.sqnr_db is None else row.sqnr_db)
+    return sorted(rows, key=lambda row: -1 if row.macs is None else row.macs, reverse=True)

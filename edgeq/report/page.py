@@ -60,6 +60,8 @@ class BuildPage:
         card: the target.
         plan: the placement.
         histograms: of weights and activations, by tensor name.
+        macs: multiply-accumulates, by layer.
+        synthesis: the losses of the sample set's making, one entry an iteration; empty where nothing was optimised.
         history: the training's losses, one entry a step.
         pictures: of the sample set; None where it has none.
         latency: what was timed; None where nothing was.
@@ -72,6 +74,8 @@ class BuildPage:
     card: TargetCard
     plan: QuantPlan
     histograms: Mapping[str, Histogram]
+    macs: Mapping[str, int]
+    synthesis: Sequence[Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     pictures: SamplePictures | None
     latency: Latency | None
@@ -91,7 +95,8 @@ def render_build(page: BuildPage) -> bytes:
         decided=words.say_decided(results, page.plan),
         verdict=words.say_verdict(results),
         latency=words.say_latency(page.card.runtime, page.latency),
-        layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms),
+        layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms, page.macs),
+        synthesis=_draw_losses(page.synthesis),
         losses=_draw_losses(page.history),
     )
 

@@ -111,20 +111,22 @@ def test_complaints_and_requests_would_be_noticed(browse, build):
     assert "http://127.0.0.1:9/x.png" in opened.addresses
 
 
-def test_the_layers_are_sorted_worst_first_and_by_any_heading(browse, build):
-    script = (
-        f"{TELL} document.title = JSON.stringify([keys(2), press(2), press(0), press(0), press(1)])"
-    )
+def test_the_layers_are_sorted_slow_ones_first_and_by_any_heading(browse, build):
+    columns = "keys(2), press(2), press(3), press(0), press(0), press(1)"
+    script = f"{TELL} document.title = JSON.stringify([{columns}])"
     told = json.loads(browse(build.folder / "report.html", script).title())
-    numbers = [[float(key) for key in column if key is not None] for column in told[:4]]
-    assert [len(column) for column in numbers] == [12, 12, 13, 13]
-    assert numbers[0] == sorted(numbers[0])
+    numbers = [[float(key) for key in column if key is not None] for column in told[:5]]
+    assert [len(column) for column in numbers] == [9, 9, 12, 13, 13]
+    assert numbers[0] == sorted(numbers[0], reverse=True)
     assert numbers[1] == numbers[0][::-1]
-    assert told[0][-1] is told[1][-1] is None  # what was not compared stays last
-    assert numbers[2] == list(range(1, 14))
-    assert numbers[3] == numbers[2][::-1]
-    assert len(set(told[4])) == 13
-    assert told[4][-1] == "logits"
+    assert numbers[2] == sorted(numbers[2])
+    assert (
+        told[0][-1] is told[1][-1] is told[2][-1] is None
+    )  # what was not counted or compared stays last
+    assert numbers[3] == list(range(1, 14))
+    assert numbers[4] == numbers[3][::-1]
+    assert len(set(told[5])) == 13
+    assert told[5][-1] == "logits"
 
 
 def test_builds_are_sorted_by_any_heading(browse, builds_page):

@@ -56,6 +56,17 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(problem, make_spec)
     assert first.samples.tobytes() != other.samples.tobytes()
 
 
+def test_the_losses_are_kept_for_each_iteration_as_means_over_the_batches(problem, make_spec):
+    listener = Listener()
+    spec = make_spec(samples=8, batch=4, iterations=3, decorrelation=0.0)
+    history = synthesize(problem, spec, seed=0, progress=listener).history
+    assert [entry["step"] for entry in history] == [0, 1, 2]
+    assert list(history[0]) == ["step", "statistics", "sample", "label", "loss"]
+    told = np.asarray(listener.losses).reshape(2, 3).mean(axis=0)
+    np.testing.assert_allclose([entry["loss"] for entry in history], told, rtol=1e-5)
+    assert history == synthesize(problem, spec, seed=0).history
+
+
 def test_global_random_numbers_have_no_say_and_stay_as_they_are(problem, make_spec):
     torch.manual_seed(1)
     before = torch.get_rng_state()

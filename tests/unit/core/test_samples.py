@@ -108,6 +108,20 @@ def test_a_folder_without_a_set_is_told(tmp_path):
         SampleSet.load(tmp_path)
 
 
+def test_the_losses_lie_beside_the_samples_and_are_checked_like_them(tmp_path):
+    made = dataclasses.replace(make_set(), history=[{"step": 0.0, "loss": 1.5}])
+    assert "history.json" in made.save(tmp_path)
+    assert SampleSet.load(tmp_path).history == made.history
+    (tmp_path / "history.json").write_text("[]")
+    with pytest.raises(CalibError, match=r"history\.json is missing or was changed"):
+        SampleSet.load(tmp_path)
+
+
+def test_a_set_that_was_not_optimised_has_no_losses(folder):
+    assert not (folder / "history.json").exists()
+    assert SampleSet.load(folder).history == []
+
+
 def edit_record(folder, **changes) -> None:
     path = folder / "samples.json"
     record = json.loads(path.read_text()) | changes

@@ -102,6 +102,8 @@ def page(plan: QuantPlan, results: dict[str, Any], card: TargetCard) -> BuildPag
         card=card,
         plan=plan,
         histograms={"x": counter.draw()},
+        macs={"c": 3_000_000, "y": 1_000_000},
+        synthesis=[{"step": 0.0, "statistics": 4.0, "loss": 5.0}],
         history=[{"step": 0.0, "features": 1.0, "loss": 2.0}, {"step": 1.0, "loss": 1.0}],
         pictures=None,
         latency=None,

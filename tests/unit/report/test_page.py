@@ -102,7 +102,18 @@ def test_equal_values_give_equal_bytes(page):
 
 def test_the_whole_loss_is_the_first_curve(page):
     text = render_build(page).decode()
-    assert re.findall(r"<figcaption>(\w+)</figcaption>", text) == ["loss", "features"]
+    names = re.findall(r"<figcaption>(\w+)</figcaption>", text)
+    assert names == [
+        "loss",
+        "statistics",
+        "loss",
+        "features",
+    ]  # of the synthesis, then of the training
+
+
+def test_samples_that_were_not_optimised_have_no_losses(page):
+    reader = Reader(render_build(dataclasses.replace(page, synthesis=[])))
+    assert "No sample was optimised, so there are no losses of a synthesis." in reader.text
 
 
 def test_a_build_without_training_says_so(page):
