@@ -38,7 +38,7 @@ class EdgeqError(Exception):
         why: str,
         mend: str,
         node: Optional[str] = None,
-        path: Optional[Path | str] = None,
+        path: Optional[Union[Path, str]] = None,
     ) -> None:
         super().__init__(what)
         self.what = what
