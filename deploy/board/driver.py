@@ -68,8 +68,13 @@ def _read_int(driver: Any, function: str, *arguments: Any) -> int:
     return value.value
 
 
+def call_driver(driver: Any, function: str, *arguments: Any) -> int:
+    """Return the code (CUresult) with which a function of the driver answers."""
+    return int(getattr(driver, function)(*arguments))
+
+
 def _call(driver: Any, function: str, *arguments: Any) -> None:
-    code = getattr(driver, function)(*arguments)
+    code = call_driver(driver, function, *arguments)
     if code != 0:
         raise _no_device(f"the NVIDIA driver answers {function} with error {code}")
 

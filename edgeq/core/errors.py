@@ -15,7 +15,7 @@ EdgeqBug             70   a broken invariant of ours; no child of EdgeqError, so
 
 import difflib
 from pathlib import Path
-from typing import Iterable, List, Optional
+from typing import Iterable, List, Optional, Union
 
 
 class EdgeqError(Exception):
