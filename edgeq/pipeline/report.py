@@ -77,20 +77,26 @@ def command_words(options: BuildOptions) -> list[str]:
     words = ["edgeq", "build", options.model.name, "--target", options.target]
     for name, value in _common(options).items():
         words += [name, value]
-    lists = {"--mean": options.mean, "--std": options.std, "--bounds": options.bounds}
-    # Joined by "=", because a value may begin with a minus.
-    words += [f"{name}={','.join(map(repr, v))}" for name, v in lists.items() if v]
+    words += _input_words(options)
     optional = {
-        "--preset": options.preset,
         "--teacher": options.teacher_weights and options.teacher_weights.name,
         "--eval": options.eval_path and options.eval_path.name,
     }
     for name, text in optional.items():
         words += [name, text] if text else []
-    for tensor, shape in options.shapes.items():
-        words += ["--shape", f"{tensor}:{'x'.join(map(str, shape))}"]
     for key, figure in options.settings.items():
         words += ["--set", f"{key}={figure}"]
+    return words
+
+
+def _input_words(options: BuildOptions) -> list[str]:
+    """Return the words that describe the inputs."""
+    lists = {"--mean": options.mean, "--std": options.std, "--bounds": options.bounds}
+    # Joined by "=", because a value may begin with a minus.
+    words = [f"{name}={','.join(map(repr, v))}" for name, v in lists.items() if v]
+    words += ["--preset", options.preset] if options.preset else []
+    for tensor, shape in options.shapes.items():
+        words += ["--shape", f"{tensor}:{'x'.join(map(str, shape))}"]
     return words
 
 
@@ -132,7 +138,11 @@ def _common(options: BuildOptions) -> dict[str, str]:
 def _onward(job: Job) -> Iterator[Command]:
     options = job.options
     model = shlex.quote(f"../{options.model.name}")
-    widths = f"--target {shlex.quote(options.target)} --bits {options.bits}"
+    common = _common(options)
+    named = [f"{name} {common[name]}" for name in ("--bits", "--first-last")]
+    placed = " ".join(
+        ["--target", shlex.quote(options.target), *named, shlex.join(_input_words(options))]
+    ).rstrip()
     if job.card.runtime == "tensorrt":
         yield Command(
             text="sh bundle/build.sh",
@@ -143,18 +153,19 @@ def _onward(job: Job) -> Iterator[Command]:
     if options.eval_path is None:
         yield Command(
             text=f"{shlex.join(command_words(options))} --eval PICTURES",
-            purpose="In the folder of the model: measure top-1 on labelled pictures, one folder a class.",
+            purpose="In the folder of the model again: measure top-1 on labelled pictures, one folder a class.",
         )
     yield Command(
         text=f"edgeq compare {model} model.qdq.onnx --samples samples",
         purpose="Measure the agreement again, or on a sample set of yours.",
     )
     yield Command(
-        text=f"python tools/bench_latency.py {model} model.qdq.onnx --json > {LATENCY}",
-        purpose="Time both models in ONNX Runtime (no TensorRT latency); the build's command then shows it here.",
+        text=f"python EDGEQ/tools/bench_latency.py {model} model.qdq.onnx --json > {LATENCY}",
+        purpose="Time both models in ONNX Runtime (no TensorRT latency), EDGEQ being your clone of edgeq; "
+        "the command above then shows it here.",
     )
     yield Command(
-        text=f"edgeq explain {model} {widths}", purpose="See why each tensor has its grid."
+        text=f"edgeq explain {model} {placed}", purpose="See why each tensor has its grid."
     )
     yield Command(text="edgeq report . ../OTHER", purpose="Put this build beside another one.")
 

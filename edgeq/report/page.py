@@ -96,6 +96,7 @@ def render_build(page: BuildPage) -> bytes:
         verdict=words.say_verdict(results),
         latency=words.say_latency(page.card.runtime, page.latency),
         layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms, page.macs),
+        regions=words.say_regions(results["regions"]),
         synthesis=_draw_losses(page.synthesis),
         losses=_draw_losses(page.history),
     )

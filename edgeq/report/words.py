@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,17 @@ def say_latency(runtime: str, latency: Latency | None) -> list[tuple[str, str]]:
         return rows or [("ONNX Runtime on the CPU", NOT_MEASURED)]
     told = f"{latency.before_ms:.3g} ms, now {latency.after_ms:.3g} ms (ratio {latency.ratio:.2f})"
     return [*rows, (f"{latency.backend} (median)", told)]
+
+
+def say_regions(regions: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words what the regions of results.json come to."""
+    kernels = [item for item in regions if item["kind"] == "kernel"]
+    int8 = sum(item["precision"].startswith("int8") for item in kernels)
+    conversions = sum(item["kind"] == "conversion" for item in regions)
+    return (
+        f"{len(regions)} kernels; {int8} of {len(kernels)} convolutions and products in INT8; "
+        f"{conversions} conversions between INT8 and float."
+    )
 
 
 def top1_pcts(results: Mapping[str, Any]) -> tuple[float | None, float | None]:

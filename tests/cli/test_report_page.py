@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -99,7 +102,7 @@ const press = (column) => {
 
 def test_the_page_opens_without_a_complaint_or_a_request(browse, build):
     opened = browse(build.folder / "report.html")
-    assert opened.dom.count("<section>") == 7
+    assert opened.dom.count("<section>") == 8
     assert opened.console == []
     assert opened.addresses == set()
 
@@ -159,6 +162,33 @@ def test_the_command_in_the_report_makes_this_build(finished, edgeq, digits, mon
     done = edgeq(*words[1:], "--out", finished.folder)
     assert done.code == 0, done.err
     assert done.ran() == []
+
+
+def test_every_command_to_go_on_with_runs(finished, digits, tmp_path, monkeypatch):
+    text = (finished.folder / "report.html").read_text("utf-8")
+    commands = [
+        html.unescape(found) for found in re.findall(r'<code class="onward">(.*?)</code>', text)
+    ]
+    on_board = [command for command in commands if command == "sh bundle/build.sh"]
+    assert (len(commands), len(on_board)) == (5, 1)  # an engine is built on the board alone
+    shutil.copy(digits / "digits_bn.onnx", tmp_path)
+    shutil.copytree(finished.folder, tmp_path / "OTHER")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        if command in on_board:
+            continue
+        line = command.replace("EDGEQ/", f"{shlex.quote(str(ROOT))}/")
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=finished.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    assert json.loads((finished.folder / "latency.json").read_text("utf-8"))["ratio"] > 0
 
 
 def test_a_measurement_given_later_is_shown_and_nothing_else_is_done(finished, edgeq):

@@ -70,6 +70,22 @@ def results() -> dict[str, Any]:
             "layers": [entry("c", "Conv", 30.25), entry("y", "Gemm", 21.5)],
         },
         "codes": {"largest": 1},
+        "regions": [
+            {
+                "nodes": ["c", "r"],
+                "kind": "kernel",
+                "ops": "Conv+Relu",
+                "precision": "int8",
+                "reason": "INT8 in and out",
+            },
+            {
+                "nodes": ["q"],
+                "kind": "conversion",
+                "ops": "QuantizeLinear",
+                "precision": "fp16",
+                "reason": "alone",
+            },
+        ],
         "evaluation": None,
         "size_bytes": {"before": 4000, "after": 1000},
         "build": {

@@ -116,6 +116,20 @@ def test_samples_that_were_not_optimised_have_no_losses(page):
     assert "No sample was optimised, so there are no losses of a synthesis." in reader.text
 
 
+def test_the_predicted_regions_are_told_and_summed_up(page):
+    reader = Reader(render_build(page))
+    summary = (
+        "2 kernels; 1 of 1 convolutions and products in INT8; 1 conversions between INT8 and float."
+    )
+    assert {"Conv+Relu", "c, r", "INT8 in and out", summary} <= set(reader.text)
+
+
+def test_a_target_without_tensorrt_has_no_predicted_regions(page):
+    bare = dataclasses.replace(page, results={**page.results, "regions": []})
+    text = " ".join(Reader(render_build(bare)).text)
+    assert "None: the target does not run TensorRT" in text
+
+
 def test_a_build_without_training_says_so(page):
     assert (
         "No step was trained." in Reader(render_build(dataclasses.replace(page, history=[]))).text
