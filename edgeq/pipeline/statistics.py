@@ -1,7 +1,7 @@
 """Where the knowledge of the training data comes from, and what a build does where there is none.
 
-Nodes in the file come first, then a state dict given beside it (`find_statistics`); else the recipe's own substitute
-works from the file alone (`settle_recipe`).
+Nodes in the file come first, then, for the layers that have none, a state dict given beside it (`find_statistics`);
+where neither has any, the recipe's own substitute works from the file alone (`settle_recipe`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from edgeq.core.specs import BNTable
 
 _LOG = logging.getLogger(__name__)
 
+# A file with fewer nodes than this share of its convolutions may have lost some: networks that were trained with few
+# have about 60 % (squeeze and excitation has two convolutions without one in each block).
+_FEW_NODES = 0.5
+
 # By the source of the statistics.
 _TRUST = {
     "node": "high, these are the figures that training recorded",
     "teacher": "high, training recorded these figures, and folding them gives the file's own weights",
+    "node and teacher": "high, training recorded these figures, and folding them gives the weights of what was folded",
     "estimate": "lower, nothing of the training data is known; the samples are worked out from the file alone",
     "none": "lower, nothing of the training data is known",
 }
@@ -34,7 +39,8 @@ class Statistics:
 
     Attributes:
         table: empty where there are no statistics.
-        source: "node", "teacher", "estimate" (from the file alone) or "none" (the recipe asks for no more).
+        source: "node", "teacher", "node and teacher", "estimate" (from the file alone) or "none" (the recipe asks for
+            no more).
         text: the origin in words, with the number of layers.
         weights_digest: SHA-256 of the state dict that the table was recovered from, else None.
         findings: what the user should know, one sentence each.
@@ -53,30 +59,40 @@ class Statistics:
 
 
 def find_statistics(model: onnx.ModelProto, teacher_weights: Path | None) -> Statistics:
-    """Return the BN statistics of `model` from the most trustworthy place that has any.
+    """Return the BN statistics of `model`: of its nodes, and of the state dict for the layers that were folded.
 
     Args:
         model: with inferred shapes.
-        teacher_weights: a state dict of the same network before folding, or None; read only if it is needed.
+        teacher_weights: a state dict of the same network before folding, or None.
 
     Raises:
-        InputError: if the state dict cannot be read, or no layer of `model` is a fold of it.
+        InputError: if the state dict cannot be read, or has nothing to do with the layers of `model`.
         ModelError: if a BatchNormalization of the file is in training mode or damaged.
     """
     from edgeq.graph.batchnorm import read_bn_table
 
     table = read_bn_table(model)
-    if table.entries:
-        unused = f"--teacher {teacher_weights} was not read: the file's BatchNormalization nodes have the statistics"
-        return Statistics(
-            table=table,
-            source="node",
-            text=f"from the file's {len(table.entries)} BatchNormalization nodes",
-            findings=(unused,) if teacher_weights is not None else (),
-        )
-    if teacher_weights is None:
+    if teacher_weights is not None:
+        return _recover(model, table, teacher_weights)
+    if not table.entries:
         return Statistics(table=table, source="none", text="none in the file")
-    return _recover(model, teacher_weights)
+    text, findings = _tell_nodes(model, table)
+    return Statistics(table=table, source="node", text=text, findings=findings)
+
+
+def _tell_nodes(model: onnx.ModelProto, table: BNTable) -> tuple[str, tuple[str, ...]]:
+    """Return where the table comes from in words, and a finding if nodes seem to be missing."""
+    nodes = len(table.entries)
+    convolutions = sum(node.op_type in {"Conv", "ConvTranspose"} for node in model.graph.node)
+    text = f"from the file's {nodes} BatchNormalization nodes"
+    if nodes >= _FEW_NODES * convolutions:
+        return text, ()
+    share = 100 * nodes / convolutions
+    finding = (
+        f"{nodes} BatchNormalization nodes for {convolutions} convolutions ({share:.0f} %): if the exporter folded "
+        "others, the sample set knows little of those layers; pass --teacher weights.pth, which is read for them"
+    )
+    return f"{text}, for {share:.0f} % of its {convolutions} convolutions", (finding,)
 
 
 def settle_recipe(
@@ -115,20 +131,37 @@ def settle_recipe(
     return other, told
 
 
-def _recover(model: onnx.ModelProto, path: Path) -> Statistics:
+def _recover(model: onnx.ModelProto, kept: BNTable, path: Path) -> Statistics:
+    """Return the entries `kept` of nodes, joined with those that the state dict gives folded layers."""
     from edgeq.core.files import digest_file
     from edgeq.graph.findings import listed
     from edgeq.teacher.checkpoint import load_state_dict
     from edgeq.teacher.recovery import recover_bn_table
 
-    found = recover_bn_table(model, load_state_dict(path), path=path)
+    found = recover_bn_table(model, load_state_dict(path), path=path, needs_fold=not kept.entries)
     missed = [f"'{item.node}': {item.reason}" for item in found.failed]
-    total = len(found.matched) + len(missed)
+    matched = len(found.matched)
+    total = matched + len(missed)
     partial = f"{len(missed)} of {total} layers have no statistics: {listed(missed)}"
+    findings = (partial,) if missed else ()
+    recovered = f"recovered from {path.name} by value, {matched} of {total} layers"
+    text, _ = _tell_nodes(model, kept)
+    if not matched:
+        unused = f"--teacher {path.name} gives no more: no layer of the file is a fold of it"
+        return Statistics(table=kept, source="node", text=text, findings=(unused, *findings))
     return Statistics(
-        table=found.table,
-        source="teacher",
-        text=f"recovered from {path.name} by value, {len(found.matched)} of {total} layers",
+        table=_join(model, kept, found.table),
+        source="node and teacher" if kept.entries else "teacher",
+        text=f"{text}, and {recovered}" if kept.entries else recovered,
         weights_digest=digest_file(path),
-        findings=(partial,) if missed else (),
+        findings=findings,
     )
+
+
+def _join(model: onnx.ModelProto, kept: BNTable, recovered: BNTable) -> BNTable:
+    """Return both tables as one in running order; of two entries for one tensor the node's stays."""
+    entries = {entry.tensor: entry for entry in (*recovered.entries, *kept.entries)}
+    made = [item.name for item in model.graph.input]
+    made += [name for node in model.graph.node for name in node.output]
+    order = {name: index for index, name in enumerate(made)}
+    return BNTable(entries=tuple(sorted(entries.values(), key=lambda item: order[item.tensor])))

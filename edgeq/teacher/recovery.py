@@ -92,7 +92,11 @@ class _Weight:
 
 
 def recover_bn_table(
-    model: onnx.ModelProto, state_dict: Mapping[str, NDArray[Any]], *, path: Path | None = None
+    model: onnx.ModelProto,
+    state_dict: Mapping[str, NDArray[Any]],
+    *,
+    path: Path | None = None,
+    needs_fold: bool = True,
 ) -> Recovered:
     """Return the statistics of every layer of `model` whose fold the state dict reproduces.
 
@@ -100,6 +104,7 @@ def recover_bn_table(
         model: folded; only Conv, ConvTranspose and Gemm of the main graph are looked at.
         state_dict: as `checkpoint.load_state_dict` gives it.
         path: of the state dict, for the message.
+        needs_fold: if false, a layer that is in the state dict as it was trained shows as well that it is the model's.
 
     Raises:
         InputError: if the state dict has no BatchNorm, or not one layer matches.
@@ -125,7 +130,8 @@ def recover_bn_table(
         matched=tuple(match for match, _ in pairs),
         unmatched=tuple(item for item in found if isinstance(item, Unmatched)),
     )
-    if not result.matched:
+    is_of_model = result.matched or (not needs_fold and any(x.is_plain for x in result.unmatched))
+    if not is_of_model:
         raise _no_match(result, path)
     return result
 

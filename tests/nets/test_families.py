@@ -6,6 +6,9 @@ codes are farther than one from ONNX Runtime's.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
 import onnx
 import onnxruntime
 import pytest
@@ -13,9 +16,11 @@ import torch
 from nets.exporters import export_dynamo, export_torchscript
 from nets.families import EXPORTERS, FAMILIES, export, make_net
 from onnx import numpy_helper
+from safetensors.torch import save_file
 from torch import nn
 
 from deploy.cards import load_card
+from edgeq.core.files import read_json
 from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.specs import BitSpec, Effort
 from edgeq.graph.batchnorm import read_bn_table
@@ -141,6 +146,22 @@ def test_every_batchnorm_that_the_exporter_folded_is_recovered_from_the_state_di
     assert found.failed == ()
     assert len(found.matched) == count - kept
     assert kept == {"densenet": 7}.get(name, 0)  # behind a Concat there is nothing to fold into
+
+
+def test_kept_nodes_and_recovered_layers_are_built_from_together(tmp_path):
+    net = make_net("densenet")
+    save_file(net.state_dict(), tmp_path / "densenet.safetensors")
+    options = make_options(export("densenet", "dynamo"), tmp_path, recipe=DEFAULT_RECIPE)
+    results = run_build(
+        dataclasses.replace(options, teacher_weights=tmp_path / "densenet.safetensors")
+    ).results
+    assert results["statistics"]["source"] == "node and teacher"
+    assert results["statistics"]["text"].startswith(
+        "from the file's 7 BatchNormalization nodes, and"
+    )
+    table = read_json(tmp_path / "out" / "bn_table.json")
+    assert Counter(entry["source"] for entry in table["entries"])["node"] == 7
+    assert len(table["entries"]) == sum(isinstance(item, BATCHNORMS) for item in net.modules())
 
 
 def test_many_nodes_that_cannot_be_folded_are_one_finding(tmp_path):

@@ -86,12 +86,81 @@ def test_the_state_dict_gives_a_folded_file_its_table(folded, weights) -> None:
     assert found.weights_digest == digest_file(weights)
 
 
-def test_nodes_in_the_file_come_first_and_the_unread_state_dict_is_told(weights) -> None:
+def test_nodes_that_have_everything_leave_nothing_to_the_state_dict(weights) -> None:
     found = find_statistics(onnx.load(DIGITS / "digits_bn.onnx"), weights)
     assert (found.source, found.weights_digest) == ("node", None)
     assert found.text == "from the file's 8 BatchNormalization nodes"
+    assert found.findings == (
+        "--teacher digits.safetensors gives no more: no layer of the file is a fold of it",
+    )
+
+
+def test_a_state_dict_of_another_network_is_refused_beside_nodes_too(tmp_path) -> None:
+    save_file(
+        {"bn.running_mean": np.zeros(16), "bn.running_var": np.ones(16)}, tmp_path / "o.safetensors"
+    )
+    with pytest.raises(InputError, match="no layer of the model"):
+        find_statistics(onnx.load(DIGITS / "digits_bn.onnx"), tmp_path / "o.safetensors")
+
+
+@pytest.fixture
+def partly_folded(tmp_path) -> tuple[onnx.ModelProto, Path]:
+    """A BatchNorm that was folded, one that was kept before the next layer, and the state dict of both."""
+    rng = np.random.default_rng(0)
+    w, v = (rng.normal(size=(4, 4, 3, 3)).astype(np.float32) for _ in range(2))
+    gamma, beta, mean, var = rng.uniform(0.5, 2, size=(4, 4)).astype(np.float32)
+    factor = gamma / np.sqrt(var + 1e-5)
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,8,8] x) => (float[N,4,4,4] y)
+        { c = Conv (x, w, b) r = Relu (c) n = BatchNormalization (r, one, zero, zero, one) y = Conv (n, v) }"""
+    )
+    arrays = {"w": w * factor[:, None, None, None], "b": beta - factor * mean, "v": v}
+    arrays |= {"one": np.ones(4, np.float32), "zero": np.zeros(4, np.float32)}
+    for name, array in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    named = zip(
+        ("weight", "bias", "running_mean", "running_var"), (gamma, beta, mean, var), strict=True
+    )
+    state = {f"first.{key}": value for key, value in named} | {"a.weight": w, "z.weight": v}
+    save_file(state, tmp_path / "both.safetensors")
+    return onnx.shape_inference.infer_shapes(model), tmp_path / "both.safetensors"
+
+
+def test_kept_nodes_and_folded_layers_form_one_table(partly_folded) -> None:
+    model, path = partly_folded
+    found = find_statistics(model, path)
+    assert [(entry.tensor, entry.source) for entry in found.table.entries] == [
+        ("c", "teacher"),
+        ("r", "node"),
+    ]
+    assert found.source == "node and teacher"
+    assert found.text == (
+        "from the file's 1 BatchNormalization nodes, and recovered from both.safetensors by value, 1 of 1 layers"
+    )
+    assert found.trust.startswith("high")
+    assert found.weights_digest == digest_file(path)
+
+
+def test_a_node_wins_where_both_know_a_tensor(partly_folded) -> None:
+    model, path = partly_folded
+    relu, norm = model.graph.node[1:3]
+    norm.input[0] = "c"
+    relu.input[0], relu.output[0] = "n", "m"
+    model.graph.node[3].input[0] = "m"
+    model.graph.node.insert(1, model.graph.node.pop(2))
+    found = find_statistics(onnx.shape_inference.infer_shapes(model), path)
+    assert [(entry.tensor, entry.source) for entry in found.table.entries] == [("c", "node")]
+
+
+def test_few_nodes_left_are_told_with_their_share(partly_folded) -> None:
+    model, _ = partly_folded
+    for index in range(2):
+        again = onnx.helper.make_node("Conv", ["n", "v"], [f"more{index}"])
+        model.graph.node.append(again)
+    found = find_statistics(model, None)
+    assert found.text.endswith("1 BatchNormalization nodes, for 25 % of its 4 convolutions")
     (finding,) = found.findings
-    assert f"--teacher {weights} was not read" in finding
+    assert "pass --teacher weights.pth" in finding
 
 
 def test_a_layer_that_did_not_match_is_listed_with_the_reason(folded, weights) -> None:
