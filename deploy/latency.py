@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.onnxrt import Array, ModelInput, Session
-from edgeq.core.errors import InputError, describe_choices
+from deploy.onnxrt import Session
+from deploy.random_inputs import make_feeds, require_known_names
+from edgeq.core.errors import InputError
 from edgeq.core.serial import Spec
 
 BACKEND = "ONNX Runtime, CPU: not a TensorRT latency"
@@ -115,8 +116,11 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
     import onnxruntime
 
     sessions = [Session(path, optimise=True, threads=spec.threads) for path in models]
-    _require_known_names(sessions, spec.shapes)
-    feeds = [_make_feeds(session.inputs, spec) for session in sessions]
+    require_known_names([item for session in sessions for item in session.inputs], spec.shapes)
+    feeds = [
+        make_feeds(session.inputs, batch=spec.batch, shapes=spec.shapes, seed=spec.seed)
+        for session in sessions
+    ]
     calls = [
         lambda session=session, feed=feed: session.run(feed)
         for session, feed in zip(sessions, feeds, strict=True)
@@ -212,55 +216,3 @@ def _time_interleaved(
             times_ms[index].append((time.perf_counter_ns() - start) / 1e6)
         order.reverse()
     return times_ms
-
-
-def _make_feeds(inputs: Sequence[ModelInput], spec: LatencySpec) -> dict[str, Array]:
-    rng = np.random.default_rng(spec.seed)
-    feeds: dict[str, Array] = {}
-    for item in inputs:
-        shape = _choose_shape(item, spec)
-        if np.issubdtype(np.dtype(item.dtype), np.floating):
-            feeds[item.name] = rng.standard_normal(shape).astype(item.dtype)
-        else:
-            feeds[item.name] = rng.integers(0, 2, shape).astype(item.dtype)
-    return feeds
-
-
-def _choose_shape(item: ModelInput, spec: LatencySpec) -> tuple[int, ...]:
-    wanted = spec.shapes.get(item.name)
-    if wanted is None:
-        if any(size is None for size in item.shape[1:]):
-            raise InputError(
-                f"input '{item.name}' has the dynamic shape {_show(item.shape)}",
-                why="latency is measured at one size, and only the batch axis has a default",
-                mend=f"pass --shape {item.name}:1x3x224x224 (with your sizes)",
-            )
-        fixed = [size for size in item.shape[1:] if size is not None]
-        wanted = (spec.batch or item.shape[0] or 1, *fixed) if item.shape else ()
-    fits = len(wanted) == len(item.shape) and all(
-        has in (None, size) for has, size in zip(item.shape, wanted, strict=True)
-    )
-    if not fits:
-        raise InputError(
-            f"input '{item.name}' cannot have the shape {_show(wanted)}",
-            why=f"the file fixes it to {_show(item.shape)}",
-            mend="mend --shape or --batch; only the axes shown as ? are free",
-        )
-    return wanted
-
-
-def _require_known_names(
-    sessions: Sequence[Session], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    known = {item.name for session in sessions for item in session.inputs}
-    for name in shapes:
-        if name not in known:
-            raise InputError(
-                f"--shape names the input '{name}', which no model has",
-                why=describe_choices(name, known),
-                mend="mend the name",
-            )
-
-
-def _show(shape: Sequence[int | None]) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape)

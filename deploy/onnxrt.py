@@ -7,6 +7,7 @@ form. Axis 0 of every input and output is the batch. Main entries: `Session`, `r
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ class Session:
         inputs: the graph inputs, in order.
         outputs: names of what `run` returns: graph outputs, then the extra tensors.
         batch: the fixed batch size of the file, or None where it is dynamic.
+        runtime: ONNX Runtime's own InferenceSession, for tools that drive it themselves.
 
     Raises:
         InputError: if the file is missing.
@@ -91,9 +93,9 @@ class Session:
     ) -> None:
         self._faults = _runtime_faults()
         self._path = model if isinstance(model, Path) else None
-        self._session = self._load(model, outputs, _options(optimise=optimise, threads=threads))
-        self.inputs = tuple(_describe_input(item) for item in self._session.get_inputs())
-        self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+        self.runtime = self._load(model, outputs, _options(optimise=optimise, threads=threads))
+        self.inputs = tuple(_describe_input(item) for item in self.runtime.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(item.name for item in self.runtime.get_outputs())
         sizes = {item.shape[0] if item.shape else None for item in self.inputs}
         self.batch: int | None = sizes.pop() if len(sizes) == 1 else None
 
@@ -149,7 +151,7 @@ class Session:
                 mend="give values for every input, under the names that the model has",
                 path=self._path,
             )
-        return {item.name: _cast(inputs[item.name], item.dtype) for item in self.inputs}
+        return {item.name: cast_input(inputs[item.name], item.dtype) for item in self.inputs}
 
     def _load(self, model: ModelSource, outputs: Sequence[str], options: Any) -> Any:
         import onnxruntime
@@ -173,11 +175,17 @@ class Session:
             raise self._fault("ONNX Runtime cannot load the model", error) from error
 
     def _infer(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        with self.explained():
+            values = self.runtime.run(None, feeds)
+        return dict(zip(self.outputs, values, strict=True))
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what ONNX Runtime raises when it runs the model into a ModelError."""
         try:
-            values = self._session.run(None, feeds)
+            yield
         except self._faults as error:
             raise self._fault("ONNX Runtime cannot run the model", error) from error
-        return dict(zip(self.outputs, values, strict=True))
 
     def _fault(self, what: str, error: Exception) -> ModelError:
         return ModelError(
@@ -281,7 +289,7 @@ def _describe_input(item: Any) -> ModelInput:
     return ModelInput(name=item.name, shape=shape, dtype=_DTYPES[item.type])
 
 
-def _cast(x: Array, dtype: str) -> Array:
+def cast_input(x: Array, dtype: str) -> Array:
     """Return `x` as `dtype`; floats going to integers are rounded, not cut."""
     if np.issubdtype(np.dtype(dtype), np.integer) and np.issubdtype(x.dtype, np.floating):
         x = np.rint(x)

@@ -25,7 +25,19 @@ from edgeq.core.errors import (
     TargetError,
 )
 
-VERBS = ("build", "synth", "explain", "export", "compare", "targets", "recipes", "doctor")
+VERBS = (
+    "build",
+    "synth",
+    "explain",
+    "export",
+    "compare",
+    "engine",
+    "lint",
+    "report",
+    "targets",
+    "recipes",
+    "doctor",
+)
 HELP_CPU_S = 0.4  # the limit that the project sets itself
 BUILD = ("build", "model.onnx", "--target", "cpu")
 

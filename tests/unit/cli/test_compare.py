@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgeq.core.samples import SampleSet
 
@@ -24,7 +26,7 @@ def samples(tmp_path: Path) -> str:
 def test_both_exports_of_one_network_agree(edgeq: Any, samples: str) -> None:
     done = edgeq("compare", *BOTH, "--samples", samples)
     assert done.code == 0
-    first, _, row = done.out.splitlines()
+    first, _, row, *_ = done.out.splitlines()
     assert first == "4 samples; A is the reference"
     assert row.split()[:4] == ["logits", "logits", "100.00", "%"]
 
@@ -43,3 +45,51 @@ def test_a_folder_without_samples_ends_with_3(edgeq: Any, tmp_path: Path) -> Non
 
 def test_a_missing_model_ends_with_3(edgeq: Any, samples: str) -> None:
     assert edgeq("compare", BOTH[0], "none.onnx", "--samples", samples).code == 3
+
+
+def test_without_inputs_random_ones_are_made_and_said(edgeq: Any) -> None:
+    done = edgeq("compare", *BOTH, "--count", "3", "--seed", "5")
+    assert done.code == 0
+    assert "3 random inputs (seed 5), unlike any real data" in done.err
+    assert done.out.startswith("3 samples; A is the reference\n")
+    assert edgeq("compare", *BOTH, "--count", "3", "--seed", "5").out == done.out
+
+
+def test_polygraphys_own_inputs_are_read(edgeq: Any, tmp_path: Path) -> None:
+    from polygraphy.json import save_json
+
+    rng = np.random.default_rng(1)
+    feeds = [{"input": rng.random((2, 1, 16, 16), np.float32)} for _ in range(2)]
+    save_json(feeds, str(tmp_path / "inputs.json"))
+    done = edgeq("compare", *BOTH, "--load-inputs", "inputs.json", "--json")
+    assert json.loads(done.out)["samples"] == 4
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no json", '[{"input": 1}]'])
+def test_another_file_as_inputs_ends_with_3(edgeq: Any, tmp_path: Path, text: str) -> None:
+    (tmp_path / "inputs.json").write_text(text)
+    done = edgeq("compare", *BOTH, "--load-inputs", "inputs.json")
+    assert done.code == 3
+    assert "--save-inputs" in done.err
+
+
+def test_two_sources_of_inputs_are_wrong_usage(edgeq: Any, samples: str) -> None:
+    done = edgeq("compare", *BOTH, "--samples", samples, "--load-inputs", "inputs.json")
+    assert done.code == 2
+
+
+def test_a_limit_that_is_missed_ends_with_7_and_names_the_tensor(
+    edgeq: Any, samples: str, tmp_path: Path
+) -> None:
+    model = onnx.load(BOTH[1])
+    (weight,) = [item for item in model.graph.initializer if item.name == "classifier.weight"]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 2, weight.name))
+    onnx.save(model, tmp_path / "broken.onnx")
+    words = ("compare", BOTH[0], "broken.onnx", "--samples", samples)
+    done = edgeq(*words, "--limit", "60")
+    assert done.code == 7
+    assert "first tensor below 60 dB: 'logits'" in done.out
+    assert "made by Gemm" in done.out
+    assert "--limit asks for 60 dB" in done.err
+    assert edgeq(*words).code == 0
+    assert edgeq("compare", *BOTH, "--samples", samples, "--limit", "60").code == 0

@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+import deploy.compare
 from deploy.compare import CompareResult, compare_models
-from deploy.onnxrt import run_onnx
-from edgeq.core.errors import CalibError, InputError
+from deploy.onnxrt import Session, run_onnx
+from edgeq.core.errors import CalibError, DeviceError, InputError
 from edgeq.core.numerics import sqnr_db
 
 
@@ -82,3 +84,173 @@ def test_an_empty_sample_set_is_refused(teacher, samples):
 def test_the_result_survives_json(teacher, qdq, samples):
     result = compare_models(teacher, qdq, samples)
     assert CompareResult.from_dict(result.to_dict()) == result
+
+
+def _edit_weight(model: onnx.ModelProto, name: str, factor: float) -> None:
+    for item in model.graph.initializer:
+        if item.name == name:
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item) * factor, name))
+
+
+def test_the_first_tensor_that_diverges_is_named_with_its_node(teacher, samples):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(teacher)
+    _edit_weight(broken, "w2", np.float32(1.5))
+    result = compare_models(teacher, broken, samples)
+    assert result.first is not None
+    assert (result.first.b, result.first.op_type) == ("c2", "Conv")
+    assert result.first.inputs == {"r1": 200.0}
+    # The error is half of the signal: 20 log10(1 / 0.5).
+    assert result.first.sqnr_db == pytest.approx(6.0206, abs=1e-3)
+    assert [item.b for item in result.tensors] == ["c1", "r1", "c2", "s", "p", "f", "logits"]
+
+
+def test_a_quantized_tensor_is_compared_before_and_after_its_own_rounding(teacher, qdq, samples):
+    result = compare_models(teacher, qdq, samples)
+    pairs = [(item.a, item.b) for item in result.tensors]
+    assert pairs[:4] == [("x", "x_dq"), ("c1", "c1"), ("r1", "r1"), ("r1", "r1_dq")]
+    found = {item.b: item for item in result.tensors}
+    want = run_onnx(teacher, {"x": samples.samples}, outputs=["r1"])["r1"]
+    got = run_onnx(qdq, {"x": samples.samples}, outputs=["r1_dq"])["r1_dq"]
+    assert found["r1_dq"].sqnr_db == pytest.approx(sqnr_db(want, got), abs=1e-3)
+    assert found["r1_dq"].inputs == {"r1": found["r1"].sqnr_db}
+    assert found["r1"].sqnr_db > found["r1_dq"].sqnr_db
+
+
+def test_tensors_are_compared_in_pieces_that_fit_into_memory(teacher, qdq, samples, monkeypatch):
+    whole = compare_models(teacher, qdq, samples)
+    held = []
+    real = deploy.compare.run_lockstep
+
+    def spy(sides, feed, visit, **words):
+        held.append([len(names) for names in words.get("extra", ((), ()))])
+        real(sides, feed, visit, **words)
+
+    monkeypatch.setattr("deploy.compare.run_lockstep", spy)
+    monkeypatch.setattr("deploy.compare.PIECE_BYTES", 4000)
+    pieces = compare_models(teacher, qdq, samples)
+    assert len(held) > 3
+    assert [item.b for item in pieces.tensors] == [item.b for item in whole.tensors]
+    for one, other in zip(pieces.tensors, whole.tensors, strict=True):
+        assert one.sqnr_db == pytest.approx(other.sqnr_db, abs=1e-3)
+
+
+def test_a_fixed_batch_that_the_samples_do_not_fill_is_padded_and_not_counted(
+    make_teacher, make_qdq, teacher, qdq, samples
+):
+    free = compare_models(teacher, qdq, samples).outputs[0]
+    fixed = compare_models(make_teacher("8"), make_qdq("8"), samples).outputs[0]
+    assert fixed.top1_match_ratio == free.top1_match_ratio
+    assert fixed.sqnr_db == pytest.approx(free.sqnr_db, abs=1e-3)
+
+
+def test_two_fixed_batches_are_refused(make_teacher, make_qdq, samples):
+    with pytest.raises(InputError, match="batches of 2 and 4"):
+        compare_models(make_teacher("2"), make_qdq("4"), samples)
+
+
+def test_an_overflow_is_where_two_models_part(teacher, samples):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(teacher)
+    _edit_weight(broken, "w2", np.float32(np.inf))
+    result = compare_models(teacher, broken, samples)
+    assert result.first is not None
+    assert (result.first.b, result.first.sqnr_db) == ("c2", -200.0)
+    assert result.outputs[0].non_finite == 0
+    itself = compare_models(broken, broken, samples)
+    assert itself.first is None
+    assert itself.outputs[0].non_finite > 0
+
+
+def test_a_file_of_quantize_static_is_matched_through_its_pairs(teacher, samples, tmp_path):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter([{"x": samples.samples}])
+
+        def get_next(self):
+            return next(self.feeds, None)
+
+    onnx.save(teacher, tmp_path / "a.onnx")
+    quantize_static(
+        tmp_path / "a.onnx", tmp_path / "b.onnx", Reader(), quant_format=QuantFormat.QDQ
+    )
+    result = compare_models(tmp_path / "a.onnx", tmp_path / "b.onnx", samples)
+    assert {"x", "r1", "s", "logits"} <= {item.a for item in result.tensors}
+    through = [item for item in result.tensors if item.op_type == "DequantizeLinear"]
+    assert len(through) >= 4
+    assert all(item.sqnr_db > 20 for item in through)
+
+
+def test_an_engine_needs_a_gpu_before_tensorrt_is_touched(teacher, samples, tmp_path, monkeypatch):
+    def no_gpu():
+        raise DeviceError("no NVIDIA driver", why="", mend="")
+
+    monkeypatch.setattr("deploy.lockstep.probe_driver", no_gpu)
+    (tmp_path / "engine.plan").write_bytes(b"ftrt" + bytes(40))
+    with pytest.raises(DeviceError, match="no NVIDIA driver"):
+        compare_models(teacher, tmp_path / "engine.plan", samples)
+
+
+def test_an_engine_is_run_by_polygraphys_tensorrt_runner(
+    teacher, qdq, samples, tmp_path, monkeypatch
+):
+    """Plays TensorRT with ONNX Runtime: what is tested is who asks whom for what."""
+    import polygraphy.backend.trt
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+
+    class Engine:
+        num_io_tensors = 2
+
+        def get_tensor_name(self, index):
+            return ("x", "logits")[index]
+
+    class Runner(OnnxrtRunner):
+        engine = Engine()
+
+    plan = b"ftrt" + bytes(40)
+    loaded = []
+    monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: None)
+    monkeypatch.setattr("deploy.lockstep.probe_driver", lambda: None)
+    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", loaded.append)
+    monkeypatch.setattr(
+        polygraphy.backend.trt, "TrtRunner", lambda engine: Runner(Session(qdq).runtime)
+    )
+    (tmp_path / "engine.plan").write_bytes(plan)
+    result = compare_models(teacher, tmp_path / "engine.plan", samples)
+    assert set(loaded) == {plan}
+    straight = compare_models(teacher, qdq, samples).outputs[0]
+    assert result.outputs[0].sqnr_db == pytest.approx(straight.sqnr_db, abs=1e-3)
+    assert (result.tensors, result.tensor_samples) == ((), 0)
+
+
+def test_a_fault_of_the_engine_is_an_error_of_the_device(teacher, samples, tmp_path, monkeypatch):
+    import polygraphy.backend.trt
+    from polygraphy.exception import PolygraphyException
+
+    def fail():
+        raise PolygraphyException("Failed to load engine")
+
+    monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: None)
+    monkeypatch.setattr("deploy.lockstep.probe_driver", lambda: None)
+    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", lambda plan: fail)
+    (tmp_path / "engine.plan").write_bytes(b"ftrt")
+    with pytest.raises(DeviceError, match="Failed to load engine"):
+        compare_models(teacher, tmp_path / "engine.plan", samples)
+
+
+def test_a_file_without_a_batch_axis_takes_the_samples_one_by_one(teacher, samples):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[3,8,8] x) => (float[3] y) { r = Relu (x) y = ReduceMax <axes = [1, 2], keepdims = 0> (r) }
+    """
+    model = onnx.parser.parse_model(text)
+    half = onnx.parser.parse_model(text.replace("Relu (x)", "Tanh (x)"))
+    result = compare_models(model, half, samples)
+    want = np.maximum(samples.samples, 0).max((2, 3))
+    got = np.tanh(samples.samples).max((2, 3))
+    assert result.outputs[0].sqnr_db == pytest.approx(sqnr_db(want, got), abs=1e-3)
+    assert result.outputs[0].top1_match_ratio == (want.argmax(1) == got.argmax(1)).mean()
+    assert result.first is not None
+    assert result.first.op_type == "Tanh"
