@@ -1,3 +1,41 @@
-"""edgeq: from a trained ONNX file, without its training data, to a low-bit network for an edge GPU."""
+"""edgeq: from a trained ONNX file, without its training data, to a low-bit network for an edge GPU.
+
+    import edgeq
+    edgeq.build("model.onnx", target="jetson-orin", bits="w4a4")
+
+Nothing heavy is loaded before a name is used. docs/python.md describes the interface; `__init__.pyi` beside this file
+tells type checkers and editors of it. This file goes to the board, too, where Python may be 3.6.
+"""
+
+import importlib
+from typing import List
 
 __version__ = "0.1.0"
+
+# Where each name lives; a test holds this to __init__.pyi.
+_HOMES = {
+    "BuildOptions": "edgeq.pipeline",
+    "BuildResult": "edgeq.pipeline",
+    "EdgeqError": "edgeq.core.errors",
+    "Job": "edgeq.pipeline",
+    "Progress": "edgeq.core.progress",
+    "SampleSet": "edgeq.core.samples",
+    "build": "edgeq.pipeline",
+    "make_options": "edgeq.pipeline",
+    "plan_build": "edgeq.pipeline",
+    "prepare": "edgeq.pipeline",
+    "run_build": "edgeq.pipeline",
+    "run_explain": "edgeq.pipeline",
+    "run_synth": "edgeq.pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        msg = f"module 'edgeq' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_HOMES})

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeq.cli.output import say
-from edgeq.core.errors import InputError, describe_choices
+from edgeq.core.errors import InputError
+from edgeq.core.errors import read_choice as read_choice  # for the verbs
 
 if TYPE_CHECKING:  # the pipeline loads torch: only a verb that runs it may import it
-    from edgeq.core.specs import Effort
     from edgeq.pipeline import BuildOptions
 
 DEFAULT_RECIPE = (
@@ -93,27 +93,26 @@ def make_options(
     Raises:
         InputError: if a value cannot be read.
     """
-    from edgeq.core.specs import BitSpec
-    from edgeq.pipeline import BuildOptions
+    from edgeq.pipeline import make_options as make
 
-    is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
-    return BuildOptions(
-        model=model,
+    return make(
+        model,
         target=target,
-        bits=BitSpec.parse(bits, first_last_same=is_same),
-        effort=read_effort(effort),
+        bits=bits,
+        first_last=first_last,
+        effort=effort,
         seed=seed,
         out=out,
-        recipe=recipe,
+        teacher=teacher,
         preset=preset,
         mean=read_numbers("--mean", mean),
         std=read_numbers("--std", std),
         bounds=read_bounds(bounds),
-        shapes=read_shapes(shapes or ()),
+        shape=read_shapes(shapes or ()),
         eval_path=eval_path,
+        recipe=recipe,
         settings=read_settings(settings or ()),
         overwrite=overwrite,
-        teacher_weights=teacher,
     )
 
 
@@ -135,24 +134,6 @@ def say_defaults(context: typer.Context, **chosen: object) -> None:
             words.append(f"{parameter.opts[0]} {value}")
     if words:
         say(f"defaults: {' '.join(words)}")
-
-
-def read_choice(option: str, value: str, choices: Sequence[str]) -> str:
-    """Return `value`, which must be one of `choices`."""
-    if value not in choices:
-        raise InputError(
-            f"{option} '{value}' is not understood",
-            why=f"{option} has {len(choices)} values",
-            mend=describe_choices(value, choices),
-        )
-    return value
-
-
-def read_effort(value: str) -> Effort:
-    """Return the effort that `value` names."""
-    from edgeq.core.specs import Effort
-
-    return Effort(read_choice("--effort", value, [item.value for item in Effort]))
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:

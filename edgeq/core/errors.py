@@ -118,3 +118,19 @@ def describe_choices(name: str, known: Iterable[str]) -> str:
     near = nearest_names(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def read_choice(option: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value`, which must be one of `choices`.
+
+    Raises:
+        InputError: naming `option` and the nearest choices.
+    """
+    known = list(choices)
+    if value not in known:
+        raise InputError(
+            f"{option} '{value}' is not understood",
+            why=f"{option} has {len(known)} values",
+            mend=describe_choices(value, known),
+        )
+    return value

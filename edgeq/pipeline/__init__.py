@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeq.pipeline.dry_run import DryRun, plan_build
 from edgeq.pipeline.explain import Explanation, run_explain
+from edgeq.pipeline.interface import build, make_options
 from edgeq.pipeline.job import BuildOptions, Job, prepare
 from edgeq.pipeline.run import BuildResult, run_build, run_synth
 
@@ -13,6 +14,8 @@ __all__ = [
     "DryRun",
     "Explanation",
     "Job",
+    "build",
+    "make_options",
     "plan_build",
     "prepare",
     "run_build",

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from edgeq.cli.app import main
+from edgeq.pipeline import make_options
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Pipeline(ModuleType):
         claimed: the folder that a build makes its own, or None where it refuses it.
     """
 
-    BuildOptions = SimpleNamespace
+    make_options = staticmethod(make_options)
 
     def __init__(self) -> None:
         super().__init__("edgeq.pipeline")

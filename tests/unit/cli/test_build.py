@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,10 +33,10 @@ def seen(pipeline: Any) -> list[Any]:
 
 def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
     assert edgeq(*BUILD).code == 0
-    assert vars(seen[0]) == {
+    assert dataclasses.asdict(seen[0]) == {
         "model": Path("nets/model.v2.onnx"),
         "target": "cpu",
-        "bits": BitSpec(weights=8, activations=8),
+        "bits": dataclasses.asdict(BitSpec(weights=8, activations=8)),
         "effort": Effort.STANDARD,
         "seed": 0,
         "out": Path("model.v2.cpu"),
@@ -59,10 +60,10 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
         "--set b=2 --overwrite --teacher w.pth"
     )
     assert edgeq(*BUILD, *text.split()).code == 0
-    assert vars(seen[0]) == {
+    assert dataclasses.asdict(seen[0]) == {
         "model": Path("nets/model.v2.onnx"),
         "target": "cpu",
-        "bits": BitSpec(weights=4, activations=6, first_last_same=True),
+        "bits": dataclasses.asdict(BitSpec(weights=4, activations=6, first_last_same=True)),
         "effort": Effort.MAX,
         "seed": 7,
         "out": Path("o"),

@@ -5,7 +5,6 @@ import pytest
 from edgeq.cli import options
 from edgeq.core import recipes
 from edgeq.core.errors import InputError
-from edgeq.core.specs import Effort
 
 
 def test_shapes_are_read_from_the_last_colon_on() -> None:
@@ -56,13 +55,3 @@ def test_a_setting_without_key_or_value_is_refused(texts: list[str]) -> None:
 
 def test_the_default_recipe_is_that_of_the_core() -> None:
     assert options.DEFAULT_RECIPE == recipes.DEFAULT_RECIPE
-
-
-def test_every_effort_has_its_word() -> None:
-    assert [options.read_effort(item.value) for item in Effort] == list(Effort)
-
-
-def test_the_nearest_effort_is_offered() -> None:
-    with pytest.raises(InputError) as raised:
-        options.read_effort("quik")
-    assert raised.value.mend.startswith("did you mean quick")

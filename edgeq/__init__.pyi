@@ -1,0 +1,15 @@
+from edgeq.core.errors import EdgeqError as EdgeqError
+from edgeq.core.progress import Progress as Progress
+from edgeq.core.samples import SampleSet as SampleSet
+from edgeq.pipeline import BuildOptions as BuildOptions
+from edgeq.pipeline import BuildResult as BuildResult
+from edgeq.pipeline import Job as Job
+from edgeq.pipeline import build as build
+from edgeq.pipeline import make_options as make_options
+from edgeq.pipeline import plan_build as plan_build
+from edgeq.pipeline import prepare as prepare
+from edgeq.pipeline import run_build as run_build
+from edgeq.pipeline import run_explain as run_explain
+from edgeq.pipeline import run_synth as run_synth
+
+__version__: str

@@ -1,0 +1,147 @@
+"""What `import edgeq` offers to programs: `build`, and `make_options` for the functions that take `BuildOptions`.
+
+Names and defaults are those of `edgeq build`; a test compares them. The command line reads its words and calls the same
+functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeq.core.errors import InputError, read_choice
+from edgeq.core.progress import Progress
+from edgeq.core.recipes import DEFAULT_RECIPE
+from edgeq.core.specs import BitSpec, Effort
+from edgeq.pipeline.job import BuildOptions
+from edgeq.pipeline.run import BuildResult, run_build
+
+FilePath = str | Path
+
+
+def build(
+    model: FilePath,
+    *,
+    target: str,
+    bits: str = "w8a8",
+    first_last: str = "int8",
+    effort: str = "standard",
+    seed: int = 0,
+    out: FilePath | None = None,
+    teacher: FilePath | None = None,
+    preset: str | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    bounds: Sequence[float] = (),
+    shape: Mapping[str, Sequence[int]] | None = None,
+    eval_path: FilePath | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    settings: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Quantize a network and write all that the target needs: `edgeq build`.
+
+    Args:
+        model: the trained network, an ONNX file.
+        target: chip and runtime, a name of `edgeq targets`.
+        bits: widths of weights and activations, wNaM with N and M from 2 to 8.
+        first_last: "int8" keeps the first and the last layer at 8 bits, "same" does not.
+        effort: how much compute to spend: "quick", "standard" or "max".
+        seed: the same seed gives the same bytes.
+        out: folder of results; MODEL.TARGET in the current folder if None.
+        teacher: state dict (.pth, .safetensors) with the BatchNorm statistics that a folded model lost.
+        preset: preprocessing by name: "imagenet", "cifar10", "unit" and others.
+        mean: of each channel, for pixels in 0..1.
+        std: standard deviation of each channel, same unit.
+        bounds: (low, high), the legal values of the input in the model's own unit.
+        shape: of inputs that are dynamic, by name.
+        eval_path: labelled pictures, one folder a class; a folder or a zip.
+        recipe: published method, a name of `edgeq recipes`.
+        settings: figures of the recipe that are replaced, for instance {"training.steps": 500}.
+        overwrite: delete another build in `out`.
+        progress: told of every stage; nothing is printed if None.
+
+    Returns:
+        The folder, the content of results.json and the seconds of each stage.
+
+    Raises:
+        EdgeqError: what is wrong and what to do about it; see `edgeq.core.errors`.
+
+    Example:
+        >>> import edgeq
+        >>> done = edgeq.build("model.onnx", target="jetson-orin", bits="w4a4")  # doctest: +SKIP
+    """
+    options = make_options(
+        model,
+        target=target,
+        bits=bits,
+        first_last=first_last,
+        effort=effort,
+        seed=seed,
+        out=out,
+        teacher=teacher,
+        preset=preset,
+        mean=mean,
+        std=std,
+        bounds=bounds,
+        shape=shape,
+        eval_path=eval_path,
+        recipe=recipe,
+        settings=settings,
+        overwrite=overwrite,
+    )
+    return run_build(options, progress)
+
+
+def make_options(
+    model: FilePath,
+    *,
+    target: str,
+    bits: str = "w8a8",
+    first_last: str = "int8",
+    effort: str = "standard",
+    seed: int = 0,
+    out: FilePath | None = None,
+    teacher: FilePath | None = None,
+    preset: str | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    bounds: Sequence[float] = (),
+    shape: Mapping[str, Sequence[int]] | None = None,
+    eval_path: FilePath | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    settings: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+) -> BuildOptions:
+    """Return what `run_build`, `plan_build`, `prepare`, `run_synth` and `run_explain` take; arguments as of `build`.
+
+    Raises:
+        InputError: if a value is none of those that it can have. Files are looked at later.
+    """
+    is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
+    level = read_choice("--effort", effort, [item.value for item in Effort])
+    if len(bounds) not in (0, 2):
+        raise InputError(
+            f"--bounds has {len(bounds)} numbers",
+            why="the legal box has a lower and an upper bound",
+            mend="pass two, for instance 0 and 1",
+        )
+    return BuildOptions(
+        model=Path(model),
+        target=target,
+        bits=BitSpec.parse(bits, first_last_same=is_same),
+        effort=Effort(level),
+        seed=seed,
+        out=Path(f"{Path(model).stem}.{target}") if out is None else Path(out),
+        recipe=recipe,
+        preset=preset,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        bounds=tuple(map(float, bounds)),
+        shapes={name: tuple(sizes) for name, sizes in (shape or {}).items()},
+        eval_path=None if eval_path is None else Path(eval_path),
+        settings={key: str(value) for key, value in (settings or {}).items()},
+        overwrite=overwrite,
+        teacher_weights=None if teacher is None else Path(teacher),
+    )

@@ -1,0 +1,107 @@
+"""`import edgeq` offers what its stub says, loads nothing for it, and has the command line's names and defaults."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import edgeq
+from edgeq.cli.build import build as verb
+from edgeq.core.errors import InputError
+from edgeq.core.specs import BitSpec, Effort
+
+STUB = Path(edgeq.__file__).with_name("__init__.pyi")
+# What a program has no use for, and what only a program has.
+OF_THE_SHELL = {"context", "dry_run", "as_json"}
+OF_PROGRAMS = {"progress"}
+
+
+def stub_imports() -> dict[str, str]:
+    """Return the names of the stub, and the module that each comes from."""
+    tree = ast.parse(STUB.read_text("utf-8"))
+    return {
+        str(alias.asname): str(node.module)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_the_stub_names_what_is_there() -> None:
+    assert stub_imports() == edgeq._HOMES
+
+
+@pytest.mark.parametrize("name", sorted(edgeq._HOMES))
+def test_each_name_is_that_of_its_module_and_has_a_docstring(name: str) -> None:
+    found = getattr(edgeq, name)
+    assert found is getattr(importlib.import_module(edgeq._HOMES[name]), name)
+    assert found.__doc__
+    assert name in dir(edgeq)
+
+
+def test_another_name_is_refused_as_by_any_module() -> None:
+    with pytest.raises(AttributeError, match="module 'edgeq' has no attribute 'frob'"):
+        _ = edgeq.frob
+
+
+@pytest.mark.parametrize("name", ["build", "make_options"])
+def test_names_and_defaults_are_those_of_the_command_line(name: str) -> None:
+    typed = inspect.signature(verb).parameters
+    offered = inspect.signature(getattr(edgeq, name)).parameters
+    assert set(offered) - OF_PROGRAMS == set(typed) - OF_THE_SHELL
+    # An empty text is what an empty sequence looks like on the command line.
+    differing = {
+        key: (typed[key].default, item.default)
+        for key, item in offered.items()
+        if key not in OF_PROGRAMS and (typed[key].default or None) != (item.default or None)
+    }
+    assert differing == {}
+
+
+def test_build_takes_what_make_options_takes() -> None:
+    taken = dict(inspect.signature(edgeq.build).parameters)
+    del taken["progress"]
+    assert taken == dict(inspect.signature(edgeq.make_options).parameters)
+
+
+def test_values_of_python_become_options() -> None:
+    options = edgeq.make_options(
+        "nets/a.onnx",
+        target="cpu",
+        bits="w4a6",
+        first_last="same",
+        effort="quick",
+        mean=[0.5],
+        bounds=(0, 1),
+        shape={"x": [1, 3, 8, 8]},
+        settings={"training.steps": 5, "training.flip": False},
+    )
+    assert options.out == Path("a.cpu")
+    assert options.bits == BitSpec(weights=4, activations=6, first_last_same=True)
+    assert options.effort is Effort.QUICK
+    assert (options.mean, options.bounds) == ((0.5,), (0.0, 1.0))
+    assert options.shapes == {"x": (1, 3, 8, 8)}
+    assert options.settings == {"training.steps": "5", "training.flip": "False"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"effort": "quik"}, "--effort 'quik' is not understood"),
+        ({"first_last": "int4"}, "--first-last 'int4' is not understood"),
+        ({"bits": "8"}, "--bits '8' is not understood"),
+        ({"bounds": (1,)}, "--bounds has 1 numbers"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(words: dict, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        edgeq.make_options("a.onnx", target="cpu", **words)
+
+
+def test_every_effort_has_its_word() -> None:
+    made = [edgeq.make_options("a", target="cpu", effort=item.value).effort for item in Effort]
+    assert made == list(Effort)
