@@ -31,7 +31,7 @@ def make_feeds(
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for item in inputs:
-        shape = _choose_shape(item, batch, (shapes or {}).get(item.name))
+        shape = choose_shape(item, batch, (shapes or {}).get(item.name))
         if np.issubdtype(np.dtype(item.dtype), np.floating):
             feeds[item.name] = rng.standard_normal(shape).astype(item.dtype)
         else:
@@ -57,9 +57,14 @@ def require_known_names(
             )
 
 
-def _choose_shape(
+def choose_shape(
     item: ModelInput, batch: int | None, wanted: tuple[int, ...] | None
 ) -> tuple[int, ...]:
+    """Return the shape at which an input is run: `wanted`, or its own with `batch` on a dynamic first axis (None is 1).
+
+    Raises:
+        InputError: if another axis is dynamic, or `wanted` does not fit the file.
+    """
     if wanted is None:
         if any(size is None for size in item.shape[1:]):
             raise InputError(

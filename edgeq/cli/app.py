@@ -19,6 +19,7 @@ from edgeq.cli.build import build
 from edgeq.cli.compare import compare
 from edgeq.cli.doctor import doctor
 from edgeq.cli.engine import engine
+from edgeq.cli.estimate import estimate
 from edgeq.cli.explain import explain
 from edgeq.cli.export import export
 from edgeq.cli.lint import lint
@@ -63,6 +64,9 @@ app.command(
 )(export)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
 app.command(epilog="Example: edgeq engine model.qdq.onnx --target jetson-orin")(engine)
+app.command(
+    epilog="Example: edgeq estimate model.onnx model.qdq.onnx --target jetson-orin --batch 1"
+)(estimate)
 app.command(
     epilog="Example: edgeq lint model.qdq.onnx --target jetson-orin --fix --out fixed.onnx"
 )(lint)

@@ -32,6 +32,7 @@ VERBS = (
     "export",
     "compare",
     "engine",
+    "estimate",
     "lint",
     "report",
     "targets",
