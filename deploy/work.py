@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from edgeq.graph.lint.check import DQ, Q
 from edgeq.graph.placement.weighted import is_depthwise
 from edgeq.graph.regions import Region
 from edgeq.graph.regions.kernels import RegionView
@@ -91,6 +92,11 @@ def count_work(view: RegionView, region: Region) -> Work:
 def _node(view: RegionView, name: str) -> onnx.NodeProto:
     node = view.producer(name)
     return node if node is not None else view.nodes[view.order[name]]
+
+
+def _operands(node: onnx.NodeProto) -> list[str]:
+    """Return what a node reads; scale and zero point of a Q or DQ are part of the kernel."""
+    return list(node.input[:1] if node.op_type in {Q, DQ} else node.input)
 
 
 def _sides(precision: str) -> tuple[float, float]:
