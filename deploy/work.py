@@ -66,7 +66,9 @@ def count_work(view: RegionView, region: Region) -> Work:
     """Return the work of `region`; its shapes are those of `view`."""
     nodes = [_node(view, name) for name in region.nodes]
     made = {name for node in nodes for name in node.output if name}
-    read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+    read = dict.fromkeys(
+        name for node in nodes for name in _operands(node) if name and name not in made
+    )
     inner = set(region.nodes)
     left = [
         name
