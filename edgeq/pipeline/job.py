@@ -262,11 +262,11 @@ def place(
         EdgeqError: if the model cannot be folded or placed.
     """
     from edgeq.graph.batchnorm import fold_batchnorm
-    from edgeq.graph.fold_weights import fold_weights
+    from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.placement import plan_placement
 
-    fold = fold_batchnorm(fold_weights(loaded.model).model)
+    fold = fold_batchnorm(fold_constants(loaded.model).model)
     inferred = infer_shapes(fold.model)
     plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
     return Placed(

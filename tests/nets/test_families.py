@@ -112,7 +112,9 @@ def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
     assert "opset 11 was raised to 13, which per-channel Q/DQ needs" in results["findings"]
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet"])
+@pytest.mark.parametrize(
+    "name", ["ds_cnn", "resnet", "unet"]
+)  # ds_cnn computes the axes of its mean
 def test_the_default_exporter_keeps_batchnorm_if_it_may_not_optimise(name, tmp_path):
     family = FAMILIES[name]
     model = export_dynamo(

@@ -1,7 +1,7 @@
-"""Weights that nodes compute from constants alone (a Transpose, a Cast, a weight normalisation) become initializers.
+"""Weights and axes that nodes compute from constants alone (a Transpose, a Cast, a Reshape) become initializers.
 
-Entry: `fold_weights`. Exporters leave such nodes where they keep BatchNorm or compress weights. A per-channel scale
-needs a stored weight, so without this pass the layer would stay float. Other computed constants are left alone.
+Entry: `fold_constants`. Exporters leave such nodes where they keep BatchNorm or compress weights. A per-channel scale
+needs a stored weight, and TensorRT's parser stored axes of a reduction. Other computed constants are left alone.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _RANDOM = frozenset(
 )
 
 
-def fold_weights(model: onnx.ModelProto) -> PassResult:
-    """Store every weight and bias that is computed from constants.
+def fold_constants(model: onnx.ModelProto) -> PassResult:
+    """Store every weight, bias and set of axes that is computed from constants.
 
-    1. The second and third input of a Conv, ConvTranspose, Gemm or MatMul is looked at. Where nodes compute it from
-       initializers and Constant nodes alone, its value becomes an initializer of the same name, and those nodes go if
-       nothing else reads them. Of the second input of a CastLike only the type counts.
+    1. The second and third input of a Conv, ConvTranspose, Gemm or MatMul is looked at, and the second of a reduction
+       (Reduce...). Where nodes compute it from initializers and Constant nodes alone, its value becomes an initializer
+       of the same name, and those nodes go if nothing else reads them. Of the second input of a CastLike only the type
+       counts.
     2. Left alone: an Identity of a constant, random values, nodes with subgraphs, and all else.
 
     `model` is not modified; folding twice is folding once.
@@ -52,7 +53,7 @@ def fold_weights(model: onnx.ModelProto) -> PassResult:
     makers = {
         name: found
         for node in view.nodes
-        if node.op_type in _WEIGHTED
+        if node.op_type in _WEIGHTED or node.op_type.startswith("Reduce")
         for name in node.input[1:]
         if view.constant_root(name) is None and (found := _makers(view, order, name))
     }
@@ -110,7 +111,7 @@ def _evaluate(view: GraphView, tensor: str, nodes: list[onnx.NodeProto]) -> NDAr
     """
     read = {name for node in nodes for name in node.input if name in view.initializers}
     graph = onnx.GraphProto(
-        name="weight",
+        name="constant",
         node=nodes,
         initializer=[view.initializers[name] for name in sorted(read)],
         output=[onnx.ValueInfoProto(name=tensor)],
@@ -122,8 +123,8 @@ def _evaluate(view: GraphView, tensor: str, nodes: list[onnx.NodeProto]) -> NDAr
         (value,) = ReferenceEvaluator(model).run([tensor], {})
     except Exception as error:  # the evaluator lets through what any operator of it raises
         raise ModelError(
-            f"the weight '{tensor}' cannot be computed from its constants: {error}",
-            why="a quantized layer needs a stored weight",
+            f"'{tensor}' cannot be computed from its constants: {error}",
+            why="a quantized layer needs a stored weight, and a reduction stored axes",
             mend="check the model with onnx.checker, or export it again with constant folding",
             node=tensor,
         ) from error

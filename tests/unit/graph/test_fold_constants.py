@@ -1,4 +1,4 @@
-"""A weight that is computed from constants becomes an initializer; nothing else changes."""
+"""A weight, or axes, computed from constants become an initializer; nothing else changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_weights import fold_weights
+from edgeq.graph.fold_constants import fold_constants
 
 TRANSPOSED = """g (float[N,3] x) => (float[N,2] y) <float[2,3] w>
 { t = Transpose<perm=[1,0]>(w) y = MatMul(x, t) }"""
@@ -23,7 +23,7 @@ def run(model: onnx.ModelProto) -> np.ndarray:
 def test_a_transposed_weight_becomes_an_initializer_of_the_same_name(parse_graph):
     model = parse_graph(TRANSPOSED)
     before = model.SerializeToString()
-    found = fold_weights(model)
+    found = fold_constants(model)
     assert [node.op_type for node in found.model.graph.node] == ["MatMul"]
     stored = {item.name: numpy_helper.to_array(item) for item in found.model.graph.initializer}
     assert set(stored) == {"t"}
@@ -34,9 +34,26 @@ def test_a_transposed_weight_becomes_an_initializer_of_the_same_name(parse_graph
     np.testing.assert_array_equal(run(found.model), run(model))
 
 
+def test_computed_axes_of_a_reduction_become_an_initializer(parse_graph):
+    model = parse_graph(
+        """g (float[N,3] x) => (float[N,1] y, int64[1] k)
+        { a = Constant<value = int64 {-1}>() one = Constant<value = int64[1] {-1}>()
+          k = Reshape(a, one) axes = Reshape(a, one) y = ReduceMean(x, axes) }""",
+        opset=18,
+    )
+    found = fold_constants(model).model
+    assert [node.op_type for node in found.graph.node] == ["Constant"] * 2 + [
+        "Reshape",
+        "ReduceMean",
+    ]
+    (axes,) = found.graph.initializer
+    assert (axes.name, numpy_helper.to_array(axes).tolist()) == ("axes", [-1])
+    np.testing.assert_array_equal(run(found), run(model))
+
+
 def test_folding_twice_is_folding_once(parse_graph):
-    once = fold_weights(parse_graph(TRANSPOSED))
-    twice = fold_weights(once.model)
+    once = fold_constants(parse_graph(TRANSPOSED))
+    twice = fold_constants(once.model)
     assert once.changed
     assert not twice.changed
     assert twice.model is once.model
@@ -52,7 +69,7 @@ def test_a_chain_with_a_constant_node_is_computed_and_what_others_read_stays(par
           y = MatMul(x, t)
           z = Relu(c) }"""
     )
-    found = fold_weights(model).model
+    found = fold_constants(model).model
     assert [node.op_type for node in found.graph.node] == ["Cast", "MatMul", "Relu"]
     assert {item.name for item in found.graph.initializer} == {"w", "t"}
     np.testing.assert_array_equal(run(found), run(model))
@@ -68,7 +85,7 @@ def test_of_what_a_cast_is_like_only_the_type_is_read(parse_graph):
           b = Expand(like, size)
           y = Gemm<transB=1>(r, w, b) }"""
     )
-    found = fold_weights(model).model
+    found = fold_constants(model).model
     assert [node.op_type for node in found.graph.node] == ["Relu", "Gemm"]
     stored = {item.name: numpy_helper.to_array(item) for item in found.graph.initializer}
     np.testing.assert_array_equal(stored["b"], np.float32([3, 3]))
@@ -83,7 +100,7 @@ def test_a_file_of_ir_version_3_lists_the_initializer_as_an_input(parse_graph):
     )
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 3), np.float32), "w"))
-    found = fold_weights(model).model
+    found = fold_constants(model).model
     assert [item.name for item in found.graph.input] == ["x", "t"]
     onnx.checker.check_model(found, full_check=True)
 
@@ -103,7 +120,7 @@ def test_everything_else_is_left_alone(parse_graph, body):
     model = parse_graph(
         f"g (float[3,3] x) => (float[{shape}] y) <float[3,3] w, float[3,2] v> {body}"
     )
-    found = fold_weights(model)
+    found = fold_constants(model)
     assert found.model is model
     assert not found.changed
 
@@ -114,5 +131,5 @@ def test_constants_that_do_not_fit_are_told_with_the_weight(parse_graph):
         { t = Add(w, v) y = MatMul(x, t) }""",
         check=False,
     )
-    with pytest.raises(ModelError, match="the weight 't' cannot be computed"):
-        fold_weights(model)
+    with pytest.raises(ModelError, match="'t' cannot be computed"):
+        fold_constants(model)
