@@ -1,7 +1,7 @@
-"""Labelled pictures in a folder or a zip, one subfolder a class; the class index is the alphabetical place of its name.
+"""Pictures in a folder or a zip; labelled ones in one subfolder a class, numbered in the order of their names.
 
 Nothing is extracted to disk, and what is read is bounded: by member, by count, and by pixels. Main entries:
-`open_pictures`, `load_labelled_images`. Pillow is imported when a picture is decoded.
+`open_pictures`, `load_labelled_images`, `load_images`. Pillow is imported when a picture is decoded.
 """
 
 from __future__ import annotations
@@ -104,22 +104,8 @@ def open_pictures(path: Path) -> Iterator[PictureSet]:
     Raises:
         InputError: if it is neither, or holds unsafe, encrypted, oversized or foreign members (all are listed).
     """
-    if path.is_dir():
-        yield _find_classes(path, _list_folder(path), _read_file)
-        return
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        raise InputError(
-            f"no pictures at {path.name}",
-            why="a folder or a zip with one subfolder a class was expected there",
-            mend="check the path that follows --eval",
-            path=path,
-        )
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise _refused("the zip cannot be read", [str(error)], path) from error
-    with archive:
-        yield _find_classes(path, _list_zip(path, archive), _zip_reader(archive))
+    with _open_members(path) as (members, read):
+        yield _find_classes(path, members, read)
 
 
 def load_labelled_images(
@@ -132,6 +118,47 @@ def load_labelled_images(
     """
     with open_pictures(path) as pictures:
         yield from pictures.batches(spec, size)
+
+
+def load_images(path: Path, spec: InputSpec, *, size: int = 64) -> NDArray[np.float32]:
+    """Return every picture in `path`, a folder or zip of any depth, as the model takes them: [N, *shape], by name.
+
+    Folders have no meaning here.
+
+    Raises:
+        InputError: see `open_pictures` and `PictureSet.batches`.
+    """
+    with _open_members(path) as (members, read):
+        files = [item for item in members if not item.is_folder and not _is_litter(item.name)]
+        foreign = [str(item.name) for item in files if item.name.suffix.lower() not in _SUFFIXES]
+        if foreign:
+            raise _refused("files are no pictures", foreign, path)
+        if not files:
+            raise _refused("no pictures are found", ["the folder or zip is empty"], path)
+        ordered = tuple((item, 0) for item in sorted(files, key=lambda item: item.name.parts))
+        pictures = PictureSet(path=path, classes=(), files=ordered, read=read)
+        return np.concatenate([x for x, _ in pictures.batches(spec, size)])
+
+
+@contextmanager
+def _open_members(path: Path) -> Iterator[tuple[list[_Member], Callable[[Any], bytes]]]:
+    """Yield what lies in a folder or zip, and what reads one member."""
+    if path.is_dir():
+        yield _list_folder(path), _read_file
+        return
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise InputError(
+            f"no pictures at {path.name}",
+            why="a folder or a zip of pictures was expected there, for --eval with one subfolder a class",
+            mend="check the path",
+            path=path,
+        )
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise _refused("the zip cannot be read", [str(error)], path) from error
+    with archive:
+        yield _list_zip(path, archive), _zip_reader(archive)
 
 
 def decode_picture(data: bytes, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
@@ -166,8 +193,8 @@ def _picture_size(spec: InputSpec) -> tuple[int, int]:
     if not is_picture or spec.channels not in _MODES or len(spec.mean) != spec.channels:
         raise InputError(
             f"input '{spec.name}' with the shape {list(spec.shape)} takes no pictures",
-            why="--eval feeds pictures of 1, 3 or 4 channels with a mean and a standard deviation each",
-            mend="leave --eval out, or pass --preset (or --mean and --std) with one number a channel",
+            why="pictures have 1, 3 or 4 channels with a mean and a standard deviation each",
+            mend="leave the pictures out, or pass --preset (or --mean and --std) with one number a channel",
         )
     rows = 0 if spec.layout is Layout.NHWC else 1
     return spec.shape[rows], spec.shape[rows + 1]
@@ -293,7 +320,8 @@ def _refused(what: str, names: list[str], path: Path) -> InputError:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return InputError(
         f"{what}: {', '.join(names[:_LISTED])}{more}",
-        why="the folder or zip holds pictures only, in one subfolder a class; anything else would falsify the count",
+        why="the folder or zip holds pictures only (for --eval in one subfolder a class); anything else would falsify "
+        "what is made of them",
         mend="remove or mend these files and run again",
         path=path,
     )

@@ -29,6 +29,13 @@ def build(
     std: options.Std = "",
     bounds: options.Bounds = "",
     shape: options.Shapes = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|ZIP|NPY",
+            help="Train on this sample set, or these pictures, in place of synthetic samples.",
+        ),
+    ] = None,
     eval_path: Annotated[
         Path | None,
         typer.Option("--eval", metavar="DIR|ZIP", help="Labelled pictures, one folder a class."),
@@ -59,6 +66,7 @@ def build(
         std=std,
         bounds=bounds,
         shapes=shape,
+        samples=samples,
         eval_path=eval_path,
         settings=settings,
         overwrite=overwrite,

@@ -60,6 +60,12 @@ class DryRun:
         """Return the plan in words."""
         job, recipe, known = self.job, self.job.recipe, self.job.statistics
         made, trained = recipe.synthesis, recipe.training
+        samples = (
+            f"samples: {len(job.given)}, given"
+            if job.given is not None
+            else f"synthesize: {made.samples} samples, {made.iterations} iterations each: "
+            f"about {self.synthesis_s:.0f} s"
+        )
         return [
             f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
             *(
@@ -71,7 +77,7 @@ class DryRun:
             f"BN table: {len(known.table.entries)} layers, {known.text}; trust: {known.trust}",
             f"placement: {_count(job.plan)}",
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
-            f"synthesize: {made.samples} samples, {made.iterations} iterations each: about {self.synthesis_s:.0f} s",
+            samples,
             f"train: {trained.steps} steps of {trained.batch}: about {self.training_s:.0f} s",
             f"memory: about {self.memory_mb:.0f} MB",
             f"folder: {job.options.out}",
@@ -115,10 +121,12 @@ def _measure(job: Job) -> tuple[float, float]:
         short = dataclasses.replace(full, samples=full.batch, iterations=steps)
         return synthesize(problem, short, seed=job.options.seed)
 
-    samples = make(1)
-    batches = -(-full.samples // full.batch)
-    steps = batches * full.iterations if full.source == "optimise" else 1
-    synthesis_s = _extrapolate(make, steps)
+    samples, synthesis_s = job.given, 0.0
+    if samples is None:
+        samples = make(1)
+        batches = -(-full.samples // full.batch)
+        steps = batches * full.iterations if full.source == "optimise" else 1
+        synthesis_s = _extrapolate(make, steps)
     training = TrainingProblem(
         teacher=job.student_teacher,
         plan=job.plan,

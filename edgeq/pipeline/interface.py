@@ -34,6 +34,7 @@ def build(
     std: Sequence[float] = (),
     bounds: Sequence[float] = (),
     shape: Mapping[str, Sequence[int]] | None = None,
+    samples: FilePath | None = None,
     eval_path: FilePath | None = None,
     recipe: str = DEFAULT_RECIPE,
     settings: Mapping[str, object] | None = None,
@@ -56,6 +57,8 @@ def build(
         std: standard deviation of each channel, same unit.
         bounds: (low, high), the legal values of the input in the model's own unit.
         shape: of inputs that are dynamic, by name.
+        samples: a sample set to train on in place of a synthetic one: a folder of `edgeq synth`, an array (.npy) of
+            what the model takes, or pictures in a folder or zip. With real data the result is not zero-shot.
         eval_path: labelled pictures, one folder a class; a folder or a zip.
         recipe: published method, a name of `edgeq recipes`.
         settings: figures of the recipe that are replaced, for instance {"training.steps": 500}.
@@ -86,6 +89,7 @@ def build(
         std=std,
         bounds=bounds,
         shape=shape,
+        samples=samples,
         eval_path=eval_path,
         recipe=recipe,
         settings=settings,
@@ -109,6 +113,7 @@ def make_options(
     std: Sequence[float] = (),
     bounds: Sequence[float] = (),
     shape: Mapping[str, Sequence[int]] | None = None,
+    samples: FilePath | None = None,
     eval_path: FilePath | None = None,
     recipe: str = DEFAULT_RECIPE,
     settings: Mapping[str, object] | None = None,
@@ -144,4 +149,5 @@ def make_options(
         settings={key: str(value) for key, value in (settings or {}).items()},
         overwrite=overwrite,
         teacher_weights=None if teacher is None else Path(teacher),
+        samples_path=None if samples is None else Path(samples),
     )

@@ -20,9 +20,11 @@ from edgeq.core.errors import InputError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
+from edgeq.core.samples import SampleSet
 from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
+from edgeq.pipeline.given_samples import digest_samples, read_samples
 from edgeq.pipeline.outputs import count_classes, watched_tensors
 from edgeq.pipeline.statistics import Statistics, find_statistics, settle_recipe
 from edgeq.teacher.proof import ProofResult
@@ -41,6 +43,7 @@ class BuildOptions:
         settings: figures of the recipe that are replaced, as text.
         overwrite: delete another build in `out`.
         teacher_weights: a state dict that gives a folded file its BN statistics, or None.
+        samples_path: a sample set to use in place of a synthetic one, see `pipeline.given_samples`; or None.
     """
 
     model: Path
@@ -59,6 +62,7 @@ class BuildOptions:
     settings: dict[str, str]
     overwrite: bool
     teacher_weights: Path | None = None
+    samples_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,7 @@ class Job:
         plan: the placement on `folded`.
         blocks, last_map: see `quant.train.TrainingProblem`.
         classes: number of classes of the first output, or None where it gives no class scores.
+        given: the sample set that the user gave, or None where one is synthesised.
         findings: what the user should know, one sentence each.
     """
 
@@ -96,6 +101,7 @@ class Job:
     blocks: tuple[str, ...]
     last_map: str | None
     classes: int | None
+    given: SampleSet | None
     findings: tuple[str, ...]
 
     @property
@@ -134,6 +140,7 @@ class Job:
                 else {}
             ),
             "teacher": self.statistics.weights_digest,
+            **({"samples": digest_samples(self.given)} if self.given is not None else {}),
             "versions": {
                 "torch": torch.__version__,
                 "onnx": onnx.__version__,
@@ -177,7 +184,8 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         require_any_batch(teacher, specs, seed=options.seed)
     progress.start("statistics", 1, "table")
     statistics = find_statistics(loaded.inferred, options.teacher_weights)
-    recipe, statistics = settle_recipe(recipe, statistics, options.settings)
+    if options.samples_path is None:
+        recipe, statistics = settle_recipe(recipe, statistics, options.settings)
     recipe, fitted = _fit_batches(recipe, teacher, specs)
     progress.advance()
     progress.finish(f"{statistics.text}; trust: {statistics.trust}")
@@ -188,6 +196,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress.finish(f"{quantized} tensors quantized to {options.bits} for {card.title}")
     blocks, last_map = watched_tensors(placed.inferred, placed.plan)
     classes, unlabelled = count_classes(loaded.inferred, outputs, specs)
+    given, told = _read_given(options, specs, teacher, classes)
     return Job(
         options=options,
         card=card,
@@ -203,6 +212,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         blocks=blocks,
         last_map=last_map if classes is not None else None,
         classes=classes,
+        given=given,
         findings=(
             *loaded.findings,
             *(finding for report in reports for finding in report.findings),
@@ -210,8 +220,24 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
             *placed.findings,
             *fitted,
             *unlabelled,
+            *told,
         ),
     )
+
+
+def _read_given(
+    options: BuildOptions, specs: Sequence[InputSpec], teacher: Teacher, classes: int | None
+) -> tuple[SampleSet | None, tuple[str, ...]]:
+    """Return the sample set of `--samples`, and what it means for the result."""
+    path = options.samples_path
+    if path is None:
+        return None, ()
+    found = read_samples(path, specs, teacher, classes)
+    finding = (
+        f"the {len(found)} samples of {path.name} were given and not synthesised here: if they are real data, "
+        "the result is not zero-shot, and its agreement is measured on the data that it was trained on"
+    )
+    return found, (finding,)
 
 
 def read_model(options: BuildOptions) -> tuple[LoadedModel, tuple[InputReport, ...]]:

@@ -80,6 +80,7 @@ def command_words(options: BuildOptions) -> list[str]:
     words += _input_words(options)
     optional = {
         "--teacher": options.teacher_weights and options.teacher_weights.name,
+        "--samples": options.samples_path and options.samples_path.name,
         "--eval": options.eval_path and options.eval_path.name,
     }
     for name, text in optional.items():
@@ -109,6 +110,8 @@ def list_settings(job: Job) -> list[Setting]:
         asked.append(Setting(name=name, value=value, origin=origin))
     asked.append(Setting(name="preprocessing", value=job.preprocessing, origin="see the value"))
     blocks = {"synthesis": recipe.synthesis.to_dict(), "training": recipe.training.to_dict()}
+    if job.given is not None:
+        del blocks["synthesis"]
     figures = [
         Setting(
             name=f"{block}.{key}",

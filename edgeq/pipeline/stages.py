@@ -26,19 +26,21 @@ CODE_SAMPLES = 32
 
 
 def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
-    """Stage 4: make the sample set, with its BN table and a picture of it."""
+    """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
     from calib.synthesize import SynthesisProblem, synthesize
     from edgeq.report.preview import preview_png
 
     problem = SynthesisProblem(
         teacher=job.teacher, table=job.statistics.table, inputs=job.specs, classes=job.classes
     )
-    found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
-    found.provenance.update(
-        recipe=job.recipe.name,
-        model_sha256=job.loaded.digest,
-        bn_table=job.statistics.table.digest(),
-    )
+    found = job.given
+    if found is None:
+        found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
+        found.provenance.update(
+            recipe=job.recipe.name,
+            model_sha256=job.loaded.digest,
+            bn_table=job.statistics.table.digest(),
+        )
     write_json(folder / "bn_table.json", job.statistics.table.to_dict())
     names = found.save(folder / "samples")
     pictures = [spec for spec in job.specs if spec.layout is not Layout.OTHER]

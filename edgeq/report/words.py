@@ -33,8 +33,9 @@ def say_asked(results: Mapping[str, Any], card: TargetCard) -> list[str]:
     build = results["build"]
     bits, recipe = build["bits"], build["recipe"]
     ends = "the same widths" if bits["first_last_same"] else "8 bits"
+    how = "on a sample set that was given" if "samples" in build else "without its training data"
     return [
-        f"Quantize {results['model']} without its training data, for {card.title}.",
+        f"Quantize {results['model']} {how}, for {card.title}.",
         f"Weights get {bits['weights']} bits and activations {bits['activations']} bits ({results['bits']}).",
         f"The first and the last layer have {ends}.",
         f"The method is the recipe '{recipe['name']}' at the effort '{recipe['effort']}': {recipe['title']}.",

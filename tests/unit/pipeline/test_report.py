@@ -32,6 +32,7 @@ def asked():
         eval_path=Path("some where/pictures.zip"),
         settings=["training.steps=4"],
         teacher=Path("some where/w.pth"),
+        samples=Path("some where/set"),
     )
 
 
@@ -45,6 +46,7 @@ def test_the_command_of_a_build_asks_for_the_same_build(asked, monkeypatch):
         model=Path("net 1.onnx"),
         eval_path=Path("pictures.zip"),
         teacher_weights=Path("w.pth"),
+        samples_path=Path("set"),
     )
     assert seen == [expected]
 
