@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.samples import join_results
+from edgeq.graph.as_float32 import HALF
+from edgeq.graph.round_half import round_half
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | Path
 Array: TypeAlias = NDArray[Any]
@@ -66,10 +68,14 @@ class ModelInput:
 class Session:
     """A loaded model.
 
+    Half precision is computed in float32 and rounded wherever the file says so (`edgeq.graph.round_half`), because ONNX
+    Runtime's CPU leaves roundings out; tensors that are no graph outputs then come back as float32.
+
     Args:
         model: a ModelProto, its bytes, or the path of a file.
         outputs: names of intermediate tensors to return besides the graph outputs; the model itself is not changed.
         optimise: let ONNX Runtime rewrite the graph (for latency only, never for accuracy).
+        as_written: leave half precision to ONNX Runtime's own kernels, as `optimise` does.
         threads: of one operator; None leaves the choice to ONNX Runtime.
 
     Attributes:
@@ -89,10 +95,14 @@ class Session:
         *,
         outputs: Sequence[str] = (),
         optimise: bool = False,
+        as_written: bool = False,
         threads: int | None = None,
     ) -> None:
         self._faults = _runtime_faults()
         self._path = model if isinstance(model, Path) else None
+        self._halves: dict[str, str] = {}
+        if not (optimise or as_written):
+            model = self._round(model)
         self.runtime = self._load(model, outputs, _options(optimise=optimise, threads=threads))
         self.inputs = tuple(_describe_input(item) for item in self.runtime.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in self.runtime.get_outputs())
@@ -153,9 +163,21 @@ class Session:
             )
         return {item.name: cast_input(inputs[item.name], item.dtype) for item in self.inputs}
 
-    def _load(self, model: ModelSource, outputs: Sequence[str], options: Any) -> Any:
-        import onnxruntime
+    def _round(self, model: ModelSource) -> ModelSource:
+        """Return a model of half precision in float32 with its roundings, any other one as it is."""
+        self._require_file(model)
+        try:
+            whole = _read(model)
+        except DecodeError:
+            return model  # ONNX Runtime says what is wrong with it
+        found = round_half(whole)
+        if not found.changed:
+            return model
+        kinds = {item.name: item.type.tensor_type.elem_type for item in whole.graph.output}
+        self._halves = {name: HALF[kind] for name, kind in kinds.items() if kind in HALF}
+        return found.model
 
+    def _require_file(self, model: ModelSource) -> None:
         if isinstance(model, Path) and not model.is_file():
             raise InputError(
                 f"no file {model.name}",
@@ -163,6 +185,11 @@ class Session:
                 mend="check the path",
                 path=model,
             )
+
+    def _load(self, model: ModelSource, outputs: Sequence[str], options: Any) -> Any:
+        import onnxruntime
+
+        self._require_file(model)
         try:
             source = _with_outputs(model, outputs) if outputs else model
             content = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
@@ -177,7 +204,12 @@ class Session:
     def _infer(self, feeds: dict[str, Array]) -> dict[str, Array]:
         with self.explained():
             values = self.runtime.run(None, feeds)
-        return dict(zip(self.outputs, values, strict=True))
+        found = dict(zip(self.outputs, values, strict=True))
+        return found | {
+            name: found[name].astype(np.float16)
+            for name, kind in self._halves.items()
+            if kind == "float16"  # numpy has no bfloat16, so that comes as float32
+        }
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -271,11 +303,13 @@ def _runtime_faults() -> tuple[type[Exception], ...]:
 
 
 def _with_outputs(model: ModelSource, names: Sequence[str]) -> onnx.ModelProto:
+    return expose_outputs(_read(model), names)
+
+
+def _read(model: ModelSource) -> onnx.ModelProto:
     if isinstance(model, Path):
-        model = onnx.load(model)
-    elif isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    return expose_outputs(model, names)
+        return onnx.load(model)
+    return onnx.load_model_from_string(model) if isinstance(model, bytes) else model
 
 
 def _describe_input(item: Any) -> ModelInput:

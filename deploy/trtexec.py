@@ -1,7 +1,8 @@
 """The `trtexec` lines that build and time an engine, right for the TensorRT version of a target card.
 
-TensorRT 11 has no precision flags; weakly typed 8.x and 10.x need `--int8 --fp16`; strongly typed 10.x takes
-`--stronglyTyped` alone. Source: deployment/tensorrt.md 4.3, 5.3. Lines are lists of arguments, never shell text.
+TensorRT 11 has no precision flags; an FP32-typed graph needs `--int8 --fp16` in 8.x and 10.x; an FP16-typed one takes
+`--stronglyTyped` alone in 10.x. Lines are lists of arguments, never shell text.
+Source: deployment/tensorrt.md 4.3, 5.3.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from deploy.board.request import WORKSPACE_MIB
 from deploy.cards import Capability, require_capability
 from edgeq.core.errors import InputError, TargetError
 from edgeq.core.serial import Spec
-from edgeq.core.specs import InputSpec, TargetCard
+from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 
 TIMING_CACHE = "timing.cache"
 LAYER_INFO = "layers.json"
@@ -117,7 +118,8 @@ def tensorrt_version(card: TargetCard) -> tuple[int, ...]:
 def _precision(card: TargetCard, version: tuple[int, ...]) -> list[str]:
     if version >= (11,):
         return []
-    return ["--int8", "--fp16"] if card.weak_typing else ["--stronglyTyped"]
+    is_weak = card.weak_typing and card.flavour is not GraphFlavour.FP16_TYPED
+    return ["--int8", "--fp16"] if is_weak else ["--stronglyTyped"]
 
 
 def _shape_ranges(inputs: Sequence[InputSpec], batch: BatchRange) -> list[str]:

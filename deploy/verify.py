@@ -168,12 +168,21 @@ def read_codes(
     Raises:
         EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
     """
-    view = GraphView(qdq_model)
-    planned = [item.tensor for item in plan.quantized(Role.ACTIVATION)]
-    quantizers = {name: _quantizer_output(view, name, set(planned)) for name in planned}
+    quantizers = quantizer_outputs(qdq_model, plan)
     session = Session(qdq_model, outputs=tuple(quantizers.values()))
     results = session.run(inputs)
     return {name: results[output] for name, output in quantizers.items()}
+
+
+def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:
+    """Return the INT8 tensor of every quantized activation, by the activation's name.
+
+    Raises:
+        EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
+    """
+    view = GraphView(qdq_model)
+    planned = [item.tensor for item in plan.quantized(Role.ACTIVATION)]
+    return {name: _quantizer_output(view, name, set(planned)) for name in planned}
 
 
 def compare_codes(

@@ -66,7 +66,7 @@ def build_engine(
         model=model,
         names=facts.names,
         meant=facts.meant,
-        is_weak=card.weak_typing,
+        is_weak=card.weak_typing and facts.flavour != "fp16-typed",
         workspace_mib=spec.workspace_mib,
         timing_cache=timing_cache,
         is_version_compatible=spec.is_version_compatible,

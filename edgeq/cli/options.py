@@ -64,6 +64,13 @@ Teacher = Annotated[
         help="State dict (.pth, .safetensors) with the BatchNorm statistics that a folded MODEL lost.",
     ),
 ]
+Flavour = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fp32-typed|fp16-typed",
+        help="Types of what is not quantized.  [default: the target's]",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Write the result to standard output as JSON.")]
 
@@ -88,6 +95,7 @@ def make_options(
     settings: Sequence[str] | None = None,
     overwrite: bool = False,
     teacher: Path | None = None,
+    flavour: str | None = None,
 ) -> BuildOptions:
     """Return the options of a build from their text on the command line.
 
@@ -115,6 +123,7 @@ def make_options(
         recipe=recipe,
         settings=read_settings(settings or ()),
         overwrite=overwrite,
+        flavour=flavour,
     )
 
 

@@ -9,7 +9,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from edgeq.graph.passes import PassResult
 from edgeq.graph.view import GraphView, to_array, unique_name
 
-HALF = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 # Attributes of type int that name an element type.
 _TYPE_ATTRIBUTES = {
     "Cast": "to",
@@ -26,7 +26,7 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     2. An input or output of half precision keeps its name and type, with a Cast between it and the rest.
     3. Left alone: every other type, and models without half precision.
     """
-    found = _half_types(model)
+    found = find_half_types(model)
     if not found:
         return PassResult(model=model, changed=False)
     wide = onnx.ModelProto()
@@ -56,7 +56,7 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     for item in wide.graph.input:
         if item.type.tensor_type.elem_type in HALF and item.name in stored:
             item.type.tensor_type.elem_type = TensorProto.FLOAT
-    _widen(wide.graph)
+    widen(wide.graph)
     for node in wide.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = made.get(name, renamed.get(name, name))
@@ -66,11 +66,11 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     del wide.graph.node[:]
     wide.graph.node.extend(nodes)
     kinds = " and ".join(sorted(found))
-    finding = f"the file is of {kinds}: what is not quantized becomes float32; inputs and outputs keep their types"
+    finding = f"the file is of {kinds}: it is computed in float32, and its inputs and outputs keep their types"
     return PassResult(model=wide, changed=True, touched=tuple(sorted(found)), findings=(finding,))
 
 
-def _half_types(model: onnx.ModelProto) -> set[str]:
+def find_half_types(model: onnx.ModelProto) -> set[str]:
     """Return the names of the half types that the inputs, outputs, initializers or constants have."""
     values = [*model.graph.input, *model.graph.output]
     types = {item.type.tensor_type.elem_type for item in values}
@@ -91,7 +91,8 @@ def _names_type(node: onnx.NodeProto, item: onnx.AttributeProto) -> bool:
     return _TYPE_ATTRIBUTES.get(node.op_type) == item.name
 
 
-def _widen(graph: onnx.GraphProto) -> None:
+def widen(graph: onnx.GraphProto) -> None:
+    """Make every initializer, constant and named type of half precision float32, in place; no input or output."""
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:
@@ -99,7 +100,7 @@ def _widen(graph: onnx.GraphProto) -> None:
             if item.type == AttributeProto.TENSOR:
                 _widen_tensor(item.t)
             elif item.type == AttributeProto.GRAPH:
-                _widen(item.g)
+                widen(item.g)
             elif _names_type(node, item) and item.i in HALF:
                 item.i = TensorProto.FLOAT
 

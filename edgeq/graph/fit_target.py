@@ -9,8 +9,13 @@ from edgeq.core.errors import ModelError, TargetError
 from edgeq.core.specs import GraphFlavour, TargetCard
 from edgeq.graph.view import GraphView
 
-# Per-channel scales came with opset 13.
+# Per-channel scales came with opset 13, FP16 scales with opset 19.
 QDQ_OPSET = 13
+HALF_OPSET = 19
+
+# TensorRT that calls its precision flags deprecated, and TensorRT that has none (deployment/tensorrt.md 1.1).
+_DEPRECATED = (10, 12)
+_STRONG = (11,)
 
 # Below it initializers have to be listed among the graph inputs, where a new scale would become an input of the model.
 LOWEST_IR = 4
@@ -32,10 +37,11 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
             why="its parser does not know newer operators, and converting down is not safe in general",
             mend=f"export the model again with opset {card.opset_max}",
         )
-    wanted = max(QDQ_OPSET, card.opset_min)
+    is_half = card.flavour is GraphFlavour.FP16_TYPED
+    wanted = max(HALF_OPSET if is_half else QDQ_OPSET, card.opset_min)
     if opset < wanted:
-        fitted = convert_opset(model, wanted)
-        findings.append(f"opset {opset} was raised to {wanted}, which per-channel Q/DQ needs")
+        fitted = convert_opset(model, wanted, why=_WHY[is_half])
+        findings.append(f"opset {opset} was raised to {wanted}, which {_NEEDS[is_half]} needs")
     else:
         fitted = onnx.ModelProto()
         fitted.CopyFrom(model)
@@ -50,10 +56,13 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
 
 def _describe_typing(card: TargetCard) -> list[str]:
     """Return what follows from an FP32-typed graph on a stack that is best served with an FP16-typed one."""
-    if card.flavour is not GraphFlavour.FP16_TYPED:
+    if card.flavour is not GraphFlavour.FP32_TYPED or card.runtime != "tensorrt":
         return []
+    version = tuple(int(part) for part in card.runtime_version.split(".")[:2])
     runtime = f"{card.runtime} {card.runtime_version}"
-    if card.weak_typing:
+    if version < _DEPRECATED:
+        return []
+    if version < _STRONG:
         return [
             f"the graph is FP32-typed; {runtime} builds it by weak typing (--int8 --fp16), accepted but deprecated"
         ]
@@ -62,7 +71,13 @@ def _describe_typing(card: TargetCard) -> list[str]:
     ]
 
 
-def convert_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+_WHY = {False: "per-channel Q/DQ came with opset 13", True: "FP16 scales came with opset 19"}
+_NEEDS = {False: "per-channel Q/DQ", True: "an FP16-typed graph"}
+
+
+def convert_opset(
+    model: onnx.ModelProto, version: int, *, why: str = _WHY[False]
+) -> onnx.ModelProto:
     """Return `model` at opset `version`, with all that ONNX's converter forgets put back.
 
     Raises:
@@ -73,7 +88,7 @@ def convert_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the model's opset cannot be raised to {version}: {error}",
-            why="per-channel Q/DQ came with opset 13",
+            why=why,
             mend=f"export the model again with opset {version} or newer",
         ) from error
     kept = onnx.ModelProto()

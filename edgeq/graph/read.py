@@ -68,6 +68,7 @@ class LoadedModel:
         path: the file.
         size_bytes: the file and its external files.
         findings: what the user should know of it, one sentence each.
+        half_types: "float16", "bfloat16": those that the file has.
     """
 
     model: onnx.ModelProto
@@ -76,6 +77,7 @@ class LoadedModel:
     path: Path
     size_bytes: int
     findings: tuple[str, ...] = ()
+    half_types: tuple[str, ...] = ()
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -108,6 +110,7 @@ def load_model(path: Path) -> LoadedModel:
         path=path,
         size_bytes=len(data) + sum(file.stat().st_size for file in files),
         findings=wide.findings,
+        half_types=wide.touched,
     )
 
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from edgeq.core.errors import InputError, read_choice
 from edgeq.core.progress import Progress
 from edgeq.core.recipes import DEFAULT_RECIPE
-from edgeq.core.specs import BitSpec, Effort
+from edgeq.core.specs import BitSpec, Effort, GraphFlavour
 from edgeq.pipeline.job import BuildOptions
 from edgeq.pipeline.run import BuildResult, run_build
 
 FilePath = str | Path
+
+# Those that may be asked for: a graph without Q/DQ is none of a build's.
+FLAVOURS = (GraphFlavour.FP32_TYPED.value, GraphFlavour.FP16_TYPED.value)
 
 
 def build(
@@ -28,6 +31,7 @@ def build(
     effort: str = "standard",
     seed: int = 0,
     out: FilePath | None = None,
+    flavour: str | None = None,
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -51,6 +55,7 @@ def build(
         effort: how much compute to spend: "quick", "standard" or "max".
         seed: the same seed gives the same bytes.
         out: folder of results; MODEL.TARGET in the current folder if None.
+        flavour: types of what is not quantized, "fp32-typed" or "fp16-typed"; the target's if None.
         teacher: state dict (.pth, .safetensors) with the BatchNorm statistics that a folded model lost.
         preset: preprocessing by name: "imagenet", "cifar10", "unit" and others.
         mean: of each channel, for pixels in 0..1.
@@ -83,6 +88,7 @@ def build(
         effort=effort,
         seed=seed,
         out=out,
+        flavour=flavour,
         teacher=teacher,
         preset=preset,
         mean=mean,
@@ -107,6 +113,7 @@ def make_options(
     effort: str = "standard",
     seed: int = 0,
     out: FilePath | None = None,
+    flavour: str | None = None,
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -126,6 +133,8 @@ def make_options(
     """
     is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
     level = read_choice("--effort", effort, [item.value for item in Effort])
+    if flavour is not None:
+        read_choice("--flavour", flavour, FLAVOURS)
     if len(bounds) not in (0, 2):
         raise InputError(
             f"--bounds has {len(bounds)} numbers",
@@ -150,4 +159,5 @@ def make_options(
         overwrite=overwrite,
         teacher_weights=None if teacher is None else Path(teacher),
         samples_path=None if samples is None else Path(samples),
+        flavour=None if flavour is None else GraphFlavour(flavour),
     )

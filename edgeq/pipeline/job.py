@@ -21,7 +21,7 @@ from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import BitSpec, Effort, InputSpec, TargetCard
+from edgeq.core.specs import BitSpec, Effort, GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
 from edgeq.pipeline.given_samples import digest_samples, read_samples
@@ -44,6 +44,7 @@ class BuildOptions:
         overwrite: delete another build in `out`.
         teacher_weights: a state dict that gives a folded file its BN statistics, or None.
         samples_path: a sample set to use in place of a synthetic one, see `pipeline.given_samples`; or None.
+        flavour: of the graph; None leaves it to the target and the file.
     """
 
     model: Path
@@ -63,6 +64,7 @@ class BuildOptions:
     overwrite: bool
     teacher_weights: Path | None = None
     samples_path: Path | None = None
+    flavour: GraphFlavour | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Job:
 
     Attributes:
         options: what was asked.
-        card: the target.
+        card: the target, with the flavour of the graph that is written.
         recipe: with the figures of the effort and of --set.
         loaded: the user's model.
         inputs: its inputs in file order, and how their preprocessing was chosen.
@@ -162,6 +164,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         EdgeqError: of the kind that fits; see `core.errors`.
     """
     from deploy.cards import Capability, load_card, require_capability
+    from deploy.flavours import choose_flavour
     from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
     from edgeq.teacher.proof import prove_equal, require_any_batch
@@ -169,10 +172,12 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress = progress or NoProgress()
     card = load_card(options.target)
     require_capability(card, Capability.INT8)
+    choose_flavour(card, options.flavour)
     recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
     progress.start("read", 1, "file")
     loaded, reports = read_model(options)
     specs = [report.spec for report in reports]
+    card = choose_flavour(card, options.flavour, half_types=loaded.half_types)
     progress.advance()
     progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_inputs(reports)}")
     teacher = free_batch(import_teacher(loaded.inferred), specs)

@@ -79,6 +79,7 @@ def command_words(options: BuildOptions) -> list[str]:
         words += [name, value]
     words += _input_words(options)
     optional = {
+        "--flavour": options.flavour and options.flavour.value,
         "--teacher": options.teacher_weights and options.teacher_weights.name,
         "--samples": options.samples_path and options.samples_path.name,
         "--eval": options.eval_path and options.eval_path.name,

@@ -50,6 +50,8 @@ class BuildResult:
             f"output '{o['tensor']}': SQNR {o['sqnr_db']:.1f} dB" for o in agreement["outputs"]
         ]
         lines.append(f"student and ONNX Runtime: largest difference {codes['largest']} code")
+        if self.results["typing"]["against_fp32"] is not None:
+            lines.append(_say_typing(self.results["typing"]))
         if self.results["evaluation"] is not None:
             before, after = (self.results["evaluation"][key] for key in ("float", "quantized"))
             lines.append(
@@ -68,6 +70,17 @@ class BuildResult:
         else:
             lines.append("bundle/run.sh checks the model in ONNX Runtime, which needs no engine")
         return lines
+
+
+def _say_typing(typing: dict[str, Any]) -> str:
+    cost = typing["against_fp32"]
+    moved = sum(item["differing"] for item in cost["codes"]["tensors"])
+    count = sum(item["count"] for item in cost["codes"]["tensors"])
+    worst = min(cost["sqnr_db"].values(), default=0.0)
+    return (
+        f"{typing['flavour']}: {typing['half']} nodes in FP16, {len(typing['kept'])} in FP32; "
+        f"outputs against float32 at {worst:.1f} dB, {moved} of {count} codes moved (by {cost['largest']} at most)"
+    )
 
 
 def run_build(
@@ -116,8 +129,8 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
         ),
         Stage(
             name="write",
-            after=("train",),
-            produce=lambda: stages.write_model(job, folder, progress),
+            after=("synthesize", "train"),
+            produce=lambda: stages.write_model(job, samples(), folder, progress),
         ),
         Stage(
             name="verify",

@@ -19,6 +19,7 @@ from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import Layout
+from edgeq.pipeline.half import measure_typing, type_model
 from edgeq.pipeline.job import Job
 
 # How many samples the student and ONNX Runtime are compared on, code by code.
@@ -73,8 +74,8 @@ def make_values(job: Job, samples: SampleSet, folder: Path, progress: Progress) 
     return ["plan.json", "history.json", "trained.safetensors"]
 
 
-def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
-    """Stages 7 and 8a: write Q/DQ into the user's graph and lint the result before it gets its name.
+def write_model(job: Job, samples: SampleSet, folder: Path, progress: Progress) -> Sequence[str]:
+    """Stages 7 and 8a: write Q/DQ into the user's graph, type it, and lint the result before it gets its name.
 
     Raises:
         BuildError: if the lint finds an error.
@@ -88,7 +89,8 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     values = load_values(folder / "trained.safetensors")
     values.require_complete(job.plan)
     written = insert_qdq(job.folded, job.plan, values, card=job.card)
-    findings = lint(written.model, job.card)
+    typed = type_model(job, written.model, samples)
+    findings = lint(typed.model, job.card)
     errors = [finding for finding in findings if finding.severity.value == "error"]
     if errors:
         lines = "; ".join(f"[{item.check}] {item.what}" for item in errors)
@@ -97,27 +99,33 @@ def write_model(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
             why="its parser would refuse the file",
             mend="report this with the manifest; `edgeq explain` shows the placement",
         )
-    write_bytes(folder / "model.qdq.onnx", written.model.SerializeToString(deterministic=True))
-    write_json(folder / "findings.json", [*job.findings, *written.findings])
+    write_bytes(folder / "model.qdq.onnx", typed.model.SerializeToString(deterministic=True))
+    write_json(folder / "findings.json", [*job.findings, *written.findings, *typed.findings])
+    write_json(folder / "typing.json", typed.record)
     write_json(
         folder / "lint.json",
         [{"check": item.check, "node": item.node, "what": item.what} for item in findings],
     )
-    regions = predict_regions(written.model, job.card)
+    regions = predict_regions(typed.model, job.card)
     write_json(folder / "regions.json", [region.to_dict() for region in regions])
     progress.advance()
     quantized = sum(1 for _ in job.plan.quantized())
     progress.finish(f"{quantized} tensors quantized, lint: 0 errors, {len(findings)} warnings")
-    return ["model.qdq.onnx", "findings.json", "lint.json", "regions.json"]
+    return ["model.qdq.onnx", "findings.json", "typing.json", "lint.json", "regions.json"]
 
 
 def verify_model(
     job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
 ) -> Sequence[str]:
-    """Stage 8b: agreement with the teacher, and the student's codes against ONNX Runtime's."""
+    """Stage 8b: agreement with the teacher, and the student's codes against ONNX Runtime's.
+
+    The student computes in float32, so its codes are held against those of the float32 model that was then typed;
+    what FP16 moves is counted, and has no limit of its own: a code near a tie may move, and others after it.
+    """
     import torch
 
     from deploy.verify import compare_codes, read_codes, require_within_one_code, verify_agreement
+    from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.quant.storage import load_values
     from edgeq.quant.student import Student
 
@@ -129,11 +137,11 @@ def verify_model(
         has_classes=job.classes is not None,
         progress=progress,
     )
-    student = Student.from_values(
-        job.student_teacher, job.plan, load_values(folder / "trained.safetensors")
-    )
+    values = load_values(folder / "trained.safetensors")
+    student = Student.from_values(job.student_teacher, job.plan, values)
+    twin = insert_qdq(job.folded, job.plan, values, card=job.card).model
     feed, pieces = _code_feed(job, samples)
-    measured = read_codes(model, job.plan, feed)
+    measured = read_codes(twin, job.plan, feed)
     if job.input.spec.batch == 0:  # a batch of one that enters such a file is part of the sample
         measured |= {
             name: measured[name].reshape(x.shape) for name, x in feed.items() if name in measured
@@ -149,7 +157,8 @@ def verify_model(
     require_within_one_code(codes)
     write_json(folder / "agreement.json", agreement.to_dict())
     write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})
-    return ["agreement.json", "codes.json"]
+    write_json(folder / "half.json", measure_typing(job, twin, model, feed))
+    return ["agreement.json", "codes.json", "half.json"]
 
 
 def _code_feed(job: Job, samples: SampleSet) -> tuple[dict[str, NDArray[Any]], int]:
@@ -227,6 +236,10 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         "findings": read_json(folder / "findings.json"),
         "agreement": read_json(folder / "agreement.json"),
         "codes": read_json(folder / "codes.json"),
+        "typing": {
+            **read_json(folder / "typing.json"),
+            "against_fp32": read_json(folder / "half.json"),
+        },
         "evaluation": read_json(folder / "evaluation.json"),
         "lint": read_json(folder / "lint.json"),
         "regions": read_json(folder / "regions.json"),

@@ -67,7 +67,7 @@ def test_the_folder_holds_what_the_documents_say(build):
             "codes.json",
         ),
         *("evaluation.json", "bundle", "results.json", "manifest.json", "log.jsonl"),
-        "report.html",
+        *("report.html", "typing.json", "half.json"),
     }
 
 

@@ -120,6 +120,8 @@ def _same_scale(view: LintView, left: onnx.NodeProto, right: onnx.NodeProto) -> 
     a, b = view.operand(left, 1), view.operand(right, 1)
     if a is None or b is None:
         return True  # qdq.scale-constant reports it
+    if a.dtype != b.dtype:  # an FP16 scale and the same number in FP32
+        return np.array_equal(a.astype(np.float64), b.astype(np.float64))
     return a.shape == b.shape and np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.core.specs import BitSpec, Effort
+from edgeq.core.specs import BitSpec, Effort, GraphFlavour
 
 BUILD = ("build", "nets/model.v2.onnx", "--target", "cpu")
 
@@ -51,6 +51,7 @@ def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
         "overwrite": False,
         "teacher_weights": None,
         "samples_path": None,
+        "flavour": None,
     }
 
 
@@ -58,7 +59,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
     text = (
         "--bits w4a6 --first-last same --effort max --seed 7 --out o --preset unit --mean 0.1,0.2 "
         "--std 1,2 --bounds -1,1 --shape x:1x2 --shape y:3 --eval e.zip --recipe r --set a=1 "
-        "--set b=2 --overwrite --teacher w.pth --samples s.npy"
+        "--set b=2 --overwrite --teacher w.pth --samples s.npy --flavour fp16-typed"
     )
     assert edgeq(*BUILD, *text.split()).code == 0
     assert dataclasses.asdict(seen[0]) == {
@@ -79,6 +80,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
         "overwrite": True,
         "teacher_weights": Path("w.pth"),
         "samples_path": Path("s.npy"),
+        "flavour": GraphFlavour.FP16_TYPED,
     }
 
 

@@ -120,8 +120,9 @@ def test_trtexec_gets_the_flags_of_the_cards_version(name, input_spec):
     card = load_card(name)
     line = trtexec_line(card, onnx_name="m.onnx", engine_name="m.plan", inputs=[input_spec])
     timing = timing_line(card, engine_name="m.plan", inputs=[input_spec])
-    assert {"--int8", "--fp16"} <= set(line)  # every card of today is weakly typed
-    assert "--stronglyTyped" not in line
+    is_half = card.flavour is GraphFlavour.FP16_TYPED
+    assert ({"--int8", "--fp16"} <= set(line)) == (not is_half)
+    assert ("--stronglyTyped" in line) == is_half
     assert ("--buildOnly" in line) == (version_of(card) < (8, 6))
     assert ("--percentile=99" in timing) == (version_of(card) < (10, 0))
 

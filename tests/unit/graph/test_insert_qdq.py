@@ -14,7 +14,7 @@ from edgeq.core.errors import EdgeqBug, ModelError, NumericsError, TargetError
 from edgeq.core.numerics import choose_scale, dequantize, quantize
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
-from edgeq.core.specs import BitSpec
+from edgeq.core.specs import BitSpec, GraphFlavour
 from edgeq.graph.insert_qdq import insert_qdq
 from edgeq.graph.lint import Severity, lint
 from edgeq.graph.placement import plan_placement
@@ -354,18 +354,18 @@ def test_what_is_written_for_a_target_passes_its_lint(block, target):
 
 
 @pytest.mark.parametrize(
-    ("target", "weak_typing", "words"),
+    ("target", "version", "words"),
     [
-        ("jetson-orin@jetpack7.2", True, "weak typing (--int8 --fp16)"),
-        ("jetson-orin@jetpack7.2", False, "what is not quantized runs in FP32"),
-        ("jetson-orin", True, None),
-        ("cpu", False, None),
+        ("jetson-orin@jetpack7.2", "10.16.2", "weak typing (--int8 --fp16)"),
+        ("jetson-orin@jetpack7.2", "11.4", "what is not quantized runs in FP32"),
+        ("jetson-orin", "10.3", None),
+        ("cpu", "1.18+", None),
     ],
 )
-def test_a_target_that_wants_an_fp16_typed_graph_is_told_what_it_gets(
-    block, target, weak_typing, words
-):
-    card = dataclasses.replace(load_card(target), weak_typing=weak_typing)
+def test_a_float32_graph_for_strong_typing_says_what_becomes_of_it(block, target, version, words):
+    card = dataclasses.replace(
+        load_card(target), runtime_version=version, flavour=GraphFlavour.FP32_TYPED
+    )
     plan = make_plan(block)
     findings = insert_qdq(block, plan, make_values(block, plan), card=card).findings
     assert any("FP32-typed" in finding for finding in findings) == (words is not None)
