@@ -19,16 +19,25 @@ from calib.filters import lowpass
 SHAPES = 40
 # Radii as shares of the picture's side, with a density that falls as 1 / r^2: shapes of every size show.
 SMALLEST, LARGEST = 0.04, 0.6
-COLOUR_SPREAD = 0.25
 TEXTURE = 0.06
 SHADING = 0.4
 
 
 def dead_leaves(
-    count: int, height: int, width: int, channels: int, generator: torch.Generator
+    count: int,
+    height: int,
+    width: int,
+    channels: int,
+    generator: torch.Generator,
+    *,
+    spread: float,
 ) -> Tensor:
-    """Return pictures [count, channels, height, width], float32, values 0..1, drawn from `generator`."""
-    canvas = _Canvas(count, height, width, channels, generator)
+    """Return pictures [count, channels, height, width], float32, values 0..1, drawn from `generator`.
+
+    `spread` is the standard deviation of a surface's channels around its grey. In photographs lightness varies several
+    times as much as colour.
+    """
+    canvas = _Canvas((count, channels, height, width), generator, spread)
     pictures = canvas.surface()
     for _ in range(SHAPES):
         mask = canvas.mask()
@@ -40,10 +49,12 @@ class _Canvas:
     """Draws masks and surfaces for a batch of pictures."""
 
     def __init__(
-        self, count: int, height: int, width: int, channels: int, generator: torch.Generator
+        self, size: tuple[int, int, int, int], generator: torch.Generator, spread: float
     ) -> None:
-        self._size = (count, channels, height, width)
+        self._size = size
         self._generator = generator
+        self._spread = spread
+        height, width = size[2:]
         rows = torch.linspace(0, 1, height) if height > 1 else torch.tensor([0.5])
         columns = torch.linspace(0, 1, width)
         self._y, self._x = torch.meshgrid(rows, columns, indexing="ij")
@@ -68,7 +79,7 @@ class _Canvas:
         """Return a colour, a texture and a shading for each picture: [N, C, H, W]."""
         count, channels, height, width = self._size
         grey = self._uniform()
-        colour = grey + COLOUR_SPREAD * self._normal(channels)
+        colour = grey + self._spread * self._normal(channels)
         texture = lowpass(self._normal(1, height, width), 0.15 + 0.5 * float(self._uniform()[0]))
         texture = texture / texture.flatten(1).std(1).clamp_min(1e-6).view(count, 1, 1, 1)
         angle = 2 * math.pi * self._uniform()

@@ -132,9 +132,26 @@ def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
     return (mean_gap.square() + std_gap.square()).mean(-1)
 
 
-def batch_term(moments: Sequence[Moments], targets: Sequence[LayerStatistics]) -> Tensor:
-    """Return the mean over layers of the batch's deviation; []."""
-    losses = [deviation(m.mean, m.var, t) for m, t in zip(moments, targets, strict=True)]
+def pooled_deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
+    """Return mean_c [ |m - mu| / sqrt(w^2 + s^2) ] of a batch; [].
+
+    The standard deviations only weigh the means: nothing pulls w to s.
+
+    Source: L_Z of GZSQ (Sharma, Abraham, Rajendiran, IEEE TMM 2021), its norm over channels read as the mean of the
+    element-wise ratio.
+    """
+    spread = (var + target.std.square() + VARIANCE_FLOOR).sqrt()
+    return ((mean - target.mean).abs() / spread).mean()
+
+
+def batch_term(
+    moments: Sequence[Moments],
+    targets: Sequence[LayerStatistics],
+    *,
+    distance: Callable[[Tensor, Tensor, LayerStatistics], Tensor] = deviation,
+) -> Tensor:
+    """Return the mean over layers of the batch's `distance` from the target; []."""
+    losses = [distance(m.mean, m.var, t) for m, t in zip(moments, targets, strict=True)]
     return torch.stack(losses).mean()
 
 

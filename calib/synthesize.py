@@ -21,7 +21,9 @@ from calib.leaves import dead_leaves
 from calib.statistics import (
     LayerStatistics,
     batch_term,
+    deviation,
     measure,
+    pooled_deviation,
     sample_term,
     targets_from_table,
     with_slack,
@@ -48,7 +50,7 @@ class SynthesisProblem:
 
     Attributes:
         teacher: of the graph whose BatchNormalizations are kept.
-        table: its BN table, not empty where pixels are optimised.
+        table: its BN table, recorded or estimated (`calib.estimate`).
         inputs: of the model, in file order.
         classes: number of classes of the first output, or None where it gives no class scores.
     """
@@ -80,7 +82,7 @@ def synthesize(
         history: the terms at each iteration, means over the batches; empty where nothing is optimised.
 
     Raises:
-        CalibError: without BN statistics, or if the loss stops being finite.
+        CalibError: if the recipe needs statistics and there are none, or if the loss stops being finite.
     """
     progress = progress or NoProgress()
     teacher, units = standardise(problem.teacher, problem.inputs)
@@ -90,8 +92,11 @@ def synthesize(
     batches = math.ceil(spec.samples / spec.batch)
     if spec.source != "optimise":
         return _unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
-    if not problem.table.entries:
+    if not problem.table.entries and spec.targets == "recorded":
         raise no_statistics()
+    if not problem.table.entries and (problem.classes is None or spec.label == 0):
+        spec = dataclasses.replace(spec, source=spec.start)
+        return _unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     loop = _PixelLoop(problem, spec, seed=seed)
     progress.start("synthesize", batches * spec.iterations, "step")
     samples: list[list[Tensor]] = []
@@ -106,7 +111,8 @@ def synthesize(
     classes = torch.cat(labels) if problem.classes is not None else None
     terms = histories[-1][-1]
     result = _sample_set(units, samples, classes, spec, seed, terms, _mean_history(histories))
-    progress.finish(f"{len(result)} samples, statistics {terms['statistics']:.3g}")
+    told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+    progress.finish(f"{len(result)} samples, {told}")
     return result
 
 
@@ -153,7 +159,7 @@ class _PixelLoop:
         spec = self._spec
         generator = self._generator("pixels", str(batch))
         pixels = [
-            initial_pixels(spec.start, own, spec.batch, generator).requires_grad_(True)
+            initial_pixels(spec, own, generator).requires_grad_(True)
             for own in self._problem.inputs
         ]
         optimizer = torch.optim.Adam(pixels, lr=spec.learning_rate, betas=(0.9, 0.99))
@@ -197,7 +203,11 @@ class _PixelLoop:
         spec = self._spec
         outputs, activations = self._module(*x)
         moments = [measure(a) for a in activations]
-        terms = {"statistics": spec.batch_statistics * batch_term(moments, self._targets)}
+        terms = {}
+        if moments:
+            distance = pooled_deviation if spec.targets == "weights" else deviation
+            term = batch_term(moments, self._targets, distance=distance)
+            terms["statistics"] = spec.batch_statistics * term
         has_positions = any(m.sample_mean is not None for m in moments)
         if spec.sample_statistics > 0 and has_positions:
             terms["sample"] = spec.sample_statistics * sample_term(
@@ -206,7 +216,7 @@ class _PixelLoop:
         rows = torch.cat([item.flatten(1) for item in x], 1)
         # Samples that are more than their values have no spectrum that could be followed: eigenvalues repeat.
         if spec.decorrelation > 0 and rows.shape[1] >= rows.shape[0]:
-            weight = spec.decorrelation / len(activations)
+            weight = spec.decorrelation / max(1, len(activations))
             spectrum = self._noise_spectrum(len(rows))
             terms["decorrelation"] = weight * spectral_gram_term(rows, spectrum)
         if self._problem.classes is not None and spec.label > 0:
@@ -260,16 +270,16 @@ def channels_first_filter(x: Tensor, cutoff: float, layout: Layout) -> Tensor:
     return lowpass(x, cutoff) if layout is Layout.NCHW else x
 
 
-def initial_pixels(start: str, spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
-    """Return what the pixels start from, [count, *shape]: "leaves" or "noise", see `SynthesisSpec.start`."""
-    if start == "leaves":
-        return leaves(spec, count, generator)
-    noise = torch.randn(count, *spec.shape, generator=generator)
-    smooth = channels_first_filter(noise, INITIAL_CUTOFF, spec.layout)
+def initial_pixels(spec: SynthesisSpec, own: InputSpec, generator: torch.Generator) -> Tensor:
+    """Return what the pixels of one batch start from, [batch, *shape]: see `SynthesisSpec.start`."""
+    if spec.start == "leaves":
+        return leaves(own, spec.batch, generator, spread=spec.colour_spread)
+    noise = torch.randn(spec.batch, *own.shape, generator=generator)
+    smooth = channels_first_filter(noise, INITIAL_CUTOFF, own.layout)
     return smooth / smooth.std()
 
 
-def leaves(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
+def leaves(spec: InputSpec, count: int, generator: torch.Generator, *, spread: float) -> Tensor:
     """Return dead leaves as the model takes them, [count, *shape].
 
     What is no picture is in the standard unit (see `calib.units`). A signal [C, T] becomes rows of dead leaves: levels
@@ -278,14 +288,14 @@ def leaves(spec: InputSpec, count: int, generator: torch.Generator) -> Tensor:
     """
     if spec.layout is not Layout.OTHER:
         height, width = spec.shape[:2] if spec.layout is Layout.NHWC else spec.shape[1:]
-        pictures = dead_leaves(count, height, width, spec.channels, generator)
+        pictures = dead_leaves(count, height, width, spec.channels, generator, spread=spread)
         return torch.from_numpy(spec.normalise(pictures.permute(0, 2, 3, 1).numpy()))
     if len(spec.shape) == 1:
         return torch.randn(count, *spec.shape, generator=generator)
     *channels, height, width = (
         (spec.shape[0], 1, spec.shape[1]) if len(spec.shape) == 2 else spec.shape
     )
-    values = dead_leaves(count, height, width, math.prod(channels), generator)
+    values = dead_leaves(count, height, width, math.prod(channels), generator, spread=spread)
     return (4 * values - 2).view(count, *spec.shape)
 
 
@@ -310,7 +320,7 @@ def _unoptimised(
         for own in problem.inputs:
             low, high = legal_box(own)
             if spec.source == "leaves":
-                x = leaves(own, spec.batch, generator)
+                x = leaves(own, spec.batch, generator, spread=spec.colour_spread)
             else:
                 x = torch.randn(spec.batch, *own.shape, generator=generator)
             made.append(torch.maximum(torch.minimum(x, high), low))

@@ -47,6 +47,9 @@ class SynthesisSpec(Spec):
         label: weight of the cross-entropy with the sample's class.
         lowpass: cut-off of the Gaussian low-pass filter, as a share of the Nyquist frequency; 0 for none.
         shift: largest shift, in pixels, of the picture that the teacher sees; 0 for none.
+        targets: statistics to match: those that training "recorded"; or, from the file alone, those of dead "leaves" in
+            the network, or those that GZSQ derives from the "weights" (`calib.estimate`).
+        colour_spread: how far the colours of dead leaves are from grey (`calib.leaves`).
     """
 
     source: str
@@ -63,11 +66,15 @@ class SynthesisSpec(Spec):
     label: float
     lowpass: float
     shift: int
+    targets: str = "recorded"
+    colour_spread: float = 0.25
 
     def __post_init__(self) -> None:
         sources = {"optimise", "leaves", "noise"}
         _require(self, "source", self.source in sources, 'one of "optimise", "leaves", "noise"')
         _require(self, "start", self.start in {"leaves", "noise"}, 'one of "leaves", "noise"')
+        targets = {"recorded", "leaves", "weights"}
+        _require(self, "targets", self.targets in targets, 'one of "recorded", "leaves", "weights"')
         _require_positive(self, "samples", "batch", "iterations", "learning_rate", "enhancement")
         _require_not_negative(
             self,
@@ -77,13 +84,14 @@ class SynthesisSpec(Spec):
             "label",
             "lowpass",
             "shift",
+            "colour_spread",
         )
         _require(self, "slack_quantile", 0 <= self.slack_quantile <= 1, "from 0 to 1")
 
     @property
     def needs_statistics(self) -> bool:
         """Return true if the samples are made to match statistics that training recorded."""
-        return self.source == "optimise"
+        return self.source == "optimise" and self.targets == "recorded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     Each loop is run twice, short and a little longer; the difference is what the steps take without the start.
     """
+    from calib.estimate import with_targets
     from calib.synthesize import SynthesisProblem, synthesize
     from edgeq.quant.train import TrainingProblem, train_student
 
@@ -123,6 +124,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     samples, synthesis_s = job.given, 0.0
     if samples is None:
+        problem = with_targets(problem, full, seed=job.options.seed)
         samples = make(1)
         batches = -(-full.samples // full.batch)
         steps = batches * full.iterations if full.source == "optimise" else 1

@@ -28,6 +28,7 @@ CODE_SAMPLES = 32
 
 def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
+    from calib.estimate import with_targets
     from calib.synthesize import SynthesisProblem, synthesize
     from edgeq.report.preview import preview_png
 
@@ -36,13 +37,14 @@ def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     )
     found = job.given
     if found is None:
+        problem = with_targets(problem, job.recipe.synthesis, seed=job.options.seed)
         found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
         found.provenance.update(
             recipe=job.recipe.name,
             model_sha256=job.loaded.digest,
-            bn_table=job.statistics.table.digest(),
+            bn_table=problem.table.digest(),
         )
-    write_json(folder / "bn_table.json", job.statistics.table.to_dict())
+    write_json(folder / "bn_table.json", problem.table.to_dict())
     names = found.save(folder / "samples")
     pictures = [spec for spec in job.specs if spec.layout is not Layout.OTHER]
     if pictures:

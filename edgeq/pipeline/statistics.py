@@ -39,8 +39,8 @@ class Statistics:
 
     Attributes:
         table: empty where there are no statistics.
-        source: "node", "teacher", "node and teacher", "estimate" (from the file alone) or "none" (the recipe asks for
-            no more).
+        source: "node", "teacher", "node and teacher", "estimate" (from the file alone) or "none" (the baseline of
+            noise).
         text: the origin in words, with the number of layers.
         weights_digest: SHA-256 of the state dict that the table was recovered from, else None.
         findings: what the user should know, one sentence each.
@@ -110,11 +110,10 @@ def settle_recipe(
     """
     from calib.synthesize import no_statistics
 
+    if not recipe.synthesis.needs_statistics:
+        return recipe, _tell_unused(recipe, statistics)
     if statistics.table.entries:
         return recipe, statistics
-    if not recipe.synthesis.needs_statistics:
-        told = dataclasses.replace(statistics, text=f"none; the recipe '{recipe.name}' needs none")
-        return recipe, told
     if not recipe.without_statistics:
         raise no_statistics()
     other = load_recipe(recipe.without_statistics, effort=recipe.effort, settings=dict(settings))
@@ -124,11 +123,20 @@ def settle_recipe(
         "below 8 bits. If there was BatchNorm, pass --teacher weights.pth, or export again with `edgeq export`"
     )
     _LOG.warning("%s", finding)
-    text = f"none in the file; the recipe '{other.name}' works from the file alone"
-    told = dataclasses.replace(
-        statistics, source="estimate", text=text, findings=(*statistics.findings, finding)
+    told = _tell_unused(other, statistics)
+    return other, dataclasses.replace(told, findings=(*told.findings, finding))
+
+
+def _tell_unused(recipe: Recipe, statistics: Statistics) -> Statistics:
+    """Return the statistics for a recipe that needs none."""
+    found = "recorded ones are not used" if statistics.table.entries else "none in the file"
+    is_baseline = recipe.synthesis.source == "noise"
+    how = "is the plain baseline" if is_baseline else "works from the file alone"
+    return dataclasses.replace(
+        statistics,
+        source="none" if is_baseline else "estimate",
+        text=f"{found}; the recipe '{recipe.name}' {how}",
     )
-    return other, told
 
 
 def _recover(model: onnx.ModelProto, kept: BNTable, path: Path) -> Statistics:

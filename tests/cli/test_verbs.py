@@ -57,7 +57,7 @@ def test_a_dry_run_names_the_recipe_that_takes_the_place(edgeq, digits, tiny, tm
     done = edgeq("build", digits / "digits_folded.onnx", *words)
     assert done.code == 0, done.err
     assert "works from the file alone; trust: lower" in done.out
-    assert "recipe: leaves" in done.out
+    assert "recipe: estimate" in done.out
 
 
 def test_the_set_of_synth_is_what_compare_takes(build, edgeq, digits, tiny, tmp_path):

@@ -6,9 +6,9 @@ import torch
 from calib.leaves import dead_leaves
 
 
-def draw(seed: int = 0, **sizes: int) -> torch.Tensor:
+def draw(seed: int = 0, *, spread: float = 0.25, **sizes: int) -> torch.Tensor:
     shape = {"count": 8, "height": 16, "width": 12, "channels": 3} | sizes
-    return dead_leaves(**shape, generator=torch.Generator().manual_seed(seed))
+    return dead_leaves(**shape, generator=torch.Generator().manual_seed(seed), spread=spread)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"channels": 1}, {"height": 5, "width": 5}], ids=str)
@@ -44,3 +44,11 @@ def test_colours_spread_over_the_whole_range():
     assert float(x.mean()) == pytest.approx(0.5, abs=0.1)
     assert float(x.std()) > 0.15
     assert float((x[:, 0] - x[:, 1]).abs().mean()) > 0.05
+
+
+def test_the_spread_is_that_of_colours_and_not_of_lightness():
+    vivid, dull, grey = (draw(count=32, spread=spread) for spread in (0.25, 0.1, 0.0))
+    colour, less = (float((x[:, 0] - x[:, 1]).square().mean()) for x in (vivid, dull))
+    assert less < colour / 3
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert float(grey.std()) > 0.15

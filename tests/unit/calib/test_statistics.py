@@ -14,6 +14,7 @@ from calib.statistics import (
     batch_term,
     deviation,
     measure,
+    pooled_deviation,
     sample_term,
     targets_from_table,
     with_slack,
@@ -215,6 +216,15 @@ def test_slack_zero_is_the_term_without_slack():
     assert all(item.mean_slack + item.std_slack < 1e-5 for item in relaxed)
     found = [measure(a) for a in activations(seed=9)]
     torch.testing.assert_close(batch_term(found, relaxed), batch_term(found, targets))
+
+
+def test_the_pooled_deviation_weighs_means_by_both_spreads_and_pulls_on_no_spread():
+    target = LayerStatistics(mean=torch.tensor([1.0, 0.0]), std=torch.tensor([3.0, 1.0]))
+    mean, var = torch.tensor([6.0, 0.0]), torch.tensor([16.0, 49.0])
+    assert float(pooled_deviation(mean, var, target)) == pytest.approx((5 / 5 + 0) / 2, rel=1e-5)
+    moments = [Moments(mean=mean, var=var, sample_mean=None, sample_var=None)]
+    found = float(batch_term(moments, [target], distance=pooled_deviation))
+    assert found == pytest.approx(0.5, rel=1e-5)
 
 
 def test_the_gradient_is_finite_where_a_channel_is_constant():

@@ -239,6 +239,22 @@ def test_without_statistics_there_are_no_samples(problem, make_spec):
     assert "leave --recipe out" in caught.value.mend
 
 
+def test_an_estimate_without_a_table_moves_pixels_to_their_classes(problem, make_spec):
+    bare = dataclasses.replace(problem, table=BNTable(entries=()))
+    spec = make_spec(targets="leaves", start="leaves", iterations=30, decorrelation=0.0)
+    found = synthesize(bare, spec, seed=0)
+    assert set(found.history[0]) == {"step", "label", "loss"}
+    assert found.history[-1]["label"] < found.history[0]["label"] - 0.1
+
+
+def test_where_nothing_can_be_matched_the_leaves_stay_as_they_are(problem, make_spec):
+    bare = dataclasses.replace(problem, table=BNTable(entries=()), classes=None)
+    spec = make_spec(targets="leaves", start="leaves")
+    found = synthesize(bare, spec, seed=0)
+    plain = synthesize(bare, dataclasses.replace(spec, source="leaves"), seed=0)
+    assert found.samples.tobytes() == plain.samples.tobytes()
+
+
 def test_a_loss_that_is_no_longer_finite_is_told(problem, make_spec):
     entry = dataclasses.replace(problem.table.entries[0], mean=(float("nan"),) * 4)
     broken = dataclasses.replace(problem, table=BNTable(entries=(entry,)))
@@ -277,21 +293,21 @@ def test_provenance_says_how_the_set_was_made(problem, make_spec):
 
 
 @pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC], ids=str)
-def test_first_noise_has_unit_variance_and_varies_slowly(make_problem, layout):
-    spec = make_problem(layout).inputs[0]
-    pixels = initial_pixels("noise", spec, 16, torch.Generator().manual_seed(0))
-    assert pixels.shape == (16, *spec.shape)
+def test_first_noise_has_unit_variance_and_varies_slowly(make_problem, make_spec, layout):
+    own = make_problem(layout).inputs[0]
+    spec = make_spec(start="noise", batch=16)
+    pixels = initial_pixels(spec, own, torch.Generator().manual_seed(0))
+    assert pixels.shape == (16, *own.shape)
     assert float(pixels.std()) == pytest.approx(1, rel=1e-5)
     columns = 2 if layout is Layout.NHWC else 3
     neighbours = (pixels - pixels.roll(1, columns)).square().mean()
     assert float(neighbours) < 1  # 2 for white noise
 
 
-def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
+def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem, make_spec):
+    spec = make_spec(start="leaves", batch=3)
     first, last = (
-        initial_pixels(
-            "leaves", make_problem(layout).inputs[0], 3, torch.Generator().manual_seed(0)
-        )
+        initial_pixels(spec, make_problem(layout).inputs[0], torch.Generator().manual_seed(0))
         for layout in (Layout.NCHW, Layout.NHWC)
     )
     assert first.shape == (3, 3, 8, 8)
@@ -301,17 +317,17 @@ def test_first_leaves_are_the_same_pictures_in_every_layout(make_problem):
 @pytest.mark.parametrize("shape", [(2, 64), (5, 8, 8)], ids=["signal", "feature-maps"])
 def test_leaves_of_what_is_no_picture_vary_slowly(make_problem, shape):
     own = dataclasses.replace(make_problem().inputs[0], layout=Layout.OTHER, shape=shape)
-    x = leaves(own, 64, torch.Generator().manual_seed(0))
+    x = leaves(own, 64, torch.Generator().manual_seed(0), spread=0.25)
     assert x.shape == (64, *shape)
     assert float(x.std()) == pytest.approx(1, abs=0.25)
     neighbours = x.diff(dim=-1).square().mean()
     assert float(neighbours) < 1  # 2 for white noise
 
 
-def test_leaves_of_a_vector_are_noise(make_problem):
+def test_leaves_of_a_vector_are_noise(make_problem, make_spec):
     own = dataclasses.replace(make_problem().inputs[0], layout=Layout.OTHER, shape=(7,))
     x, noise = (
-        initial_pixels(start, own, 500, torch.Generator().manual_seed(0))
+        initial_pixels(make_spec(start=start, batch=500), own, torch.Generator().manual_seed(0))
         for start in ("leaves", "noise")
     )
     assert x.shape == noise.shape == (500, 7)

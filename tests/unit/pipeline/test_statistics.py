@@ -201,6 +201,8 @@ def test_without_statistics_the_substitute_is_taken_and_told(options, caplog) ->
     assert "pass --teacher weights.pth" in finding
     assert finding in caplog.messages
     assert f"trust: {known['trust']}" in (options.out / "report.html").read_text("utf-8")
+    table = json.loads((options.out / "bn_table.json").read_text())
+    assert {entry["source"] for entry in table["entries"]} == {"estimate"}
 
 
 def test_the_figures_that_were_set_hold_for_the_substitute(options) -> None:
@@ -211,8 +213,15 @@ def test_the_figures_that_were_set_hold_for_the_substitute(options) -> None:
 def test_a_recipe_that_needs_none_is_no_substitute(options) -> None:
     job = prepare(dataclasses.replace(options, recipe="noise"))
     assert (job.statistics.source, job.recipe.name) == ("none", "noise")
-    assert job.statistics.text == "none; the recipe 'noise' needs none"
+    assert job.statistics.text == "none in the file; the recipe 'noise' is the plain baseline"
     assert not any("takes the place" in text for text in job.findings)
+
+
+def test_recorded_statistics_that_a_recipe_does_not_ask_for_are_not_claimed(options) -> None:
+    model = DIGITS / "digits_bn.onnx"
+    job = prepare(dataclasses.replace(options, model=model, recipe="estimate"))
+    assert job.statistics.source == "estimate"
+    assert job.statistics.text.startswith("recorded ones are not used")
 
 
 def test_a_recipe_without_a_substitute_is_refused(options) -> None:
