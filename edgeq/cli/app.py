@@ -51,7 +51,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Quantize a trained ONNX network without its training data, for TensorRT on edge GPUs.",
     epilog="Example: edgeq build model.onnx --target jetson-orin",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

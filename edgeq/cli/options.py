@@ -20,8 +20,28 @@ DEFAULT_RECIPE = (
     "edgeq"  # that of core.recipes, which is too much to load for `--help`; a test compares them
 )
 
+
+def _complete_target(typed: str) -> list[str]:
+    """Return the targets that begin with what was typed: for the shell's completion."""
+    from deploy.cards import card_names
+
+    return [name for name in card_names() if name.startswith(typed)]
+
+
+def _complete_recipe(typed: str) -> list[str]:
+    """Return the recipes that begin with what was typed."""
+    from edgeq.core.recipes import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(typed)]
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The trained network, an ONNX file.")]
-Target = Annotated[str, typer.Option(help="Chip and runtime; `edgeq targets` lists them.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="Chip and runtime; `edgeq targets` lists them.", autocompletion=_complete_target
+    ),
+]
 Bits = Annotated[
     str, typer.Option(metavar="wNaM", help="Widths of weights and activations, 2 to 8.")
 ]
@@ -32,7 +52,12 @@ EffortName = Annotated[
     str, typer.Option(metavar="quick|standard|max", help="How much compute to spend.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
-Recipe = Annotated[str, typer.Option(help="Published method; `edgeq recipes` lists them.")]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        help="Published method; `edgeq recipes` lists them.", autocompletion=_complete_recipe
+    ),
+]
 Preset = Annotated[
     str | None, typer.Option(help="Preprocessing by name: imagenet, cifar10, unit and others.")
 ]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeq.cli.output import print_fields, print_table
+from edgeq.cli import options
+from edgeq.cli.output import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeq.core.recipes import Recipe
@@ -16,12 +17,20 @@ def recipes(
     show: Annotated[
         str | None, typer.Option(metavar="NAME", help="All figures of one recipe.")
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """List the recipes, or show one."""
     from edgeq.core.recipes import list_recipes, load_recipe
 
     if show is not None:
-        print_fields(load_recipe(show).to_dict())
+        recipe = load_recipe(show).to_dict()
+        if as_json:
+            print_json(recipe)
+        else:
+            print_fields(recipe)
+        return
+    if as_json:
+        print_json([item.to_dict() for item in list_recipes()])
         return
     print_table(
         ("recipe", "what", "without BatchNorm statistics", "source"),
