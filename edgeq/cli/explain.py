@@ -21,6 +21,7 @@ def explain(
     target: options.Target,
     bits: options.Bits = "w8a8",
     first_last: options.FirstLast = "int8",
+    flavour: options.Flavour = None,
     preset: options.Preset = None,
     mean: options.Mean = "",
     std: options.Std = "",
@@ -42,6 +43,7 @@ def explain(
             target=target,
             bits=bits,
             first_last=first_last,
+            flavour=flavour,
             preset=preset,
             mean=mean,
             std=std,
@@ -59,6 +61,12 @@ def explain(
                 (item.tensor, describe_grid(item), item.rule, item.reason)
                 for item in found.plan.decisions
             ],
+        )
+    if found.full:
+        typer.echo("\nstays in FP32 (a build adds what ranges and scales decide)")
+        print_table(
+            ("node", "operator", "rule", "reason"),
+            [(item.node, item.op_type, item.rule, item.reason) for item in found.full],
         )
     if found.regions:
         _print_regions(found.regions, is_first=found.plan is None)

@@ -218,6 +218,10 @@ def _bridge(view: HalfView, node: onnx.NodeProto, kept: Mapping[str, Kept]) -> K
 
 
 def _fixed_by_onnx(view: HalfView, node: onnx.NodeProto) -> str | None:
+    for name in view.float_outputs(node):
+        for reader, index in view.consumers(name):
+            if _takes_half(reader, index, view.opset) is None:
+                return f"{reader.op_type} '{node_id(reader)}' reads its output in float32 alone"
     schema = onnx.defs.get_schema(node.op_type, view.opset, node.domain)
     places = [_takes_half(node, index, view.opset) for index in view.float_inputs(node)]
     for index, name in enumerate(node.output):

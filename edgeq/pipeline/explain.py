@@ -10,6 +10,9 @@ import onnx
 
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
+from edgeq.core.specs import GraphFlavour
+from edgeq.graph.half_rules import Kept, choose_full
+from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.regions import Region
 from edgeq.graph.view import GraphView
 from edgeq.pipeline.job import BuildOptions, place, read_model
@@ -22,16 +25,19 @@ class Explanation:
     Attributes:
         plan: the placement; None for a file that has its Q/DQ nodes already.
         regions: what TensorRT is predicted to fuse, and in which precision; none for other runtimes.
+        full: nodes that stay in FP32 in an FP16-typed graph, as far as no range or scale decides.
     """
 
     plan: QuantPlan | None
     regions: tuple[Region, ...]
+    full: tuple[Kept, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
         return {
             "plan": None if self.plan is None else self.plan.to_dict(),
             "regions": [region.to_dict() for region in self.regions],
+            "full": [item.to_dict() for item in self.full],
         }
 
 
@@ -44,6 +50,7 @@ def run_explain(options: BuildOptions) -> Explanation:
         EdgeqError: if the model cannot be read or placed.
     """
     from deploy.cards import Capability, load_card, require_capability
+    from deploy.flavours import choose_flavour
     from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.graph.read import has_qdq, load_any_model
     from edgeq.graph.regions import predict_regions
@@ -53,11 +60,17 @@ def run_explain(options: BuildOptions) -> Explanation:
     if has_qdq(options.model):
         return Explanation(plan=None, regions=predict_regions(load_any_model(options.model), card))
     loaded, reports = read_model(options)
+    card = choose_flavour(card, options.flavour, half_types=loaded.half_types)
     placed = place(options, card, loaded, [report.spec for report in reports])
     written = insert_qdq(
         placed.model, placed.plan, blank_values(placed.model, placed.plan), card=card
     ).model
-    return Explanation(plan=placed.plan, regions=predict_regions(written, card))
+    is_half = card.flavour is GraphFlavour.FP16_TYPED
+    return Explanation(
+        plan=placed.plan,
+        regions=predict_regions(written, card),
+        full=choose_full(infer_shapes(written), {}) if is_half else (),
+    )
 
 
 def blank_values(model: onnx.ModelProto, plan: QuantPlan) -> QuantizedValues:

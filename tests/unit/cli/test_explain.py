@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, QuantPlan, Role, SharedRange, Site
+from edgeq.graph.half_rules import Kept
 from edgeq.graph.regions import Kind, Region
 from edgeq.pipeline.explain import Explanation
 
@@ -88,3 +89,13 @@ def test_a_file_with_qdq_nodes_has_predicted_kernels_only(edgeq: Any, pipeline: 
     pipeline.answer = lambda options: Explanation(plan=None, regions=REGIONS)
     lines = edgeq("explain", "m.onnx", "--target", "jetson-orin").out.splitlines()
     assert "predicted kernels" in lines[0]
+
+
+def test_what_stays_in_float32_has_a_table_of_its_own(edgeq: Any, pipeline: Any) -> None:
+    kept = Kept(node="soft", op_type="Softmax", rule="delicate", reason="exponentials")
+    pipeline.answer = lambda options: Explanation(plan=None, regions=(), full=(kept,))
+    lines = edgeq("explain", "m.onnx", "--target", "rtx-4090").out.splitlines()
+    assert any(line.split() == ["soft", "Softmax", "delicate", "exponentials"] for line in lines)
+    assert json.loads(edgeq("explain", "m.onnx", "--target", "cpu", "--json").out)["full"] == [
+        kept.to_dict()
+    ]

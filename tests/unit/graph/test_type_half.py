@@ -135,6 +135,16 @@ def test_what_onnx_wants_in_float32_stays_so(parse_graph):
     assert types(found)["y/float16"] == TensorProto.FLOAT16
 
 
+def test_computed_values_that_onnx_wants_in_float32_are_made_in_it(parse_graph):
+    text = """g (float[N,4,8,8] x) => (float[N,4,H,W] y) <float[2] s, float[2] o>
+    { c = Concat<axis=0> (o, s) y = Resize (x, , c) }"""
+    third = np.float32([2.3, 2.3])
+    model = parse_graph(text, opset=19, s=third, o=np.float32([1, 1]))
+    found = typed(model)
+    assert types(found)["c"] == TensorProto.FLOAT
+    np.testing.assert_array_equal(GraphView(found).constant("s"), third)
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_a_file_of_half_precision_comes_back_without_idle_casts(parse_graph, kind):
     text = f"""g ({kind}[N,4] x) => ({kind}[N,4] y) <{kind}[4,4] w>

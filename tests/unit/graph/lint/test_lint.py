@@ -13,6 +13,7 @@ from edgeq.graph.lint import CHECKS, Finding, Severity, lint
 
 CARD = load_card("jetson-orin")
 XAVIER = load_card("jetson-xavier")
+STRONG = load_card("rtx-4090")
 
 PARAMETERS = """float s = {0.1}, int8 z = {0}, float t = {0.2}, float[4] sw = {0.1, 0.2, 0.3, 0.4},
  int8[4] zw = {0, 0, 0, 0}, int8[4,4,1,1] k, float[4,4,1,1] w, float[4] b"""
@@ -47,6 +48,11 @@ class Case:
 # FP16 values are written as their bits: 168 is 1e-5, 5145 is 1e-3.
 HALF = """<ir_version: 9, opset_import: ["" : 19]> g (float16[N,4] x) => (float16[N,4] y)
  <float16 s = {SCALE}, int8 z = {0}> { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }"""
+MIXED = """<ir_version: 11, opset_import: ["" : 23]> g (float16[N,4] x) => (FLOAT[N,4] y)
+ <FLOAT s = {0}, int8 z = {0}> { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"""
+HALF_CONV = """<ir_version: 9, opset_import: ["" : 19]> g
+ (float16[N,4,8,8] a, float[N,4,8,8] ad) => (float16[N,4,8,8] y, float16[N,4,8,8] w)
+ <float16[4,4,1,1] k, float[4,4,1,1] kd> { y = Conv(a, k) c = Conv(PAIR) w = Cast<to=10>(c) }"""
 # Weights in blocks of 64 along the axis that is summed over.
 INT4 = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,256] f) => (float[N,8] y)
  <int4[256,8] m, float[4,8] sm, int4[4,8] zm>
@@ -197,6 +203,9 @@ CASES = [
         HALF.replace("SCALE", "168"),
         good=HALF.replace("SCALE", "5145"),
     ),
+    Case("typing.scale", MIXED.replace("FLOAT", "float"), good=MIXED.replace("FLOAT", "float16"), words="FLOAT16"),
+    Case("typing.float32-graph", GOOD, good=HALF.replace("SCALE", "5145"), words="FP32", card=STRONG),
+    Case("typing.float32-kernel", HALF_CONV.replace("PAIR", "ad, kd"), HALF_CONV.replace("PAIR", "a, k"), "FP32"),
     Case("qdq.packed-reader", INT4_CONV, good=INT4, words="Conv"),
     Case("qdq.packed-reader", INT4.replace("MatMul(f, md)", "Add(f, md)"), good=INT4, words="Add"),
     Case("qdq.packed-shape", INT4.replace("[256,8]", "[255,1]").replace("[4,8]", "[5,1]"), INT4, "odd"),
