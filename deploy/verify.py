@@ -20,6 +20,7 @@ from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import Spec
+from edgeq.graph.integer_forms import codes_name
 from edgeq.graph.view import GraphView
 
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
@@ -157,8 +158,10 @@ def verify_agreement(
 
 def read_codes(
     qdq_model: onnx.ModelProto, plan: QuantPlan, inputs: Mapping[str, Array]
-) -> dict[str, NDArray[np.int8]]:
+) -> dict[str, NDArray[np.int16]]:
     """Return the codes that the model's QuantizeLinear nodes give every quantized activation, by tensor name.
+
+    Codes in a container with a zero point are given without it: those of the plan's grids.
 
     Args:
         qdq_model: the model that ships.
@@ -169,9 +172,13 @@ def read_codes(
         EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
     """
     quantizers = quantizer_outputs(qdq_model, plan)
+    view = GraphView(qdq_model)
     session = Session(qdq_model, outputs=tuple(quantizers.values()))
     results = session.run(inputs)
-    return {name: results[output] for name, output in quantizers.items()}
+    return {
+        name: results[output].astype(np.int16) - _zero_point(view, output)
+        for name, output in quantizers.items()
+    }
 
 
 def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:
@@ -186,7 +193,7 @@ def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, 
 
 
 def compare_codes(
-    expected: Mapping[str, NDArray[np.int8]], measured: Mapping[str, NDArray[np.int8]]
+    expected: Mapping[str, NDArray[np.int16]], measured: Mapping[str, NDArray[np.int16]]
 ) -> CodeAgreement:
     """Return how far the student's codes are from those of the model.
 
@@ -244,12 +251,24 @@ def _quantizer_output(view: GraphView, tensor: str, planned: set[str]) -> str:
         for node, index in view.consumers(source):
             if node.op_type == "QuantizeLinear" and index == 0:
                 return str(node.output[0])
+    if view.producer(codes_name(tensor)) is not None:
+        return codes_name(tensor)  # made from codes, without a QuantizeLinear
     msg = f"tensor '{tensor}' is quantized in the plan, but has no QuantizeLinear in the model"
     raise EdgeqBug(msg)
 
 
+def _zero_point(view: GraphView, codes: str) -> NDArray[np.int16]:
+    """Return the zero point of the nodes that make or read `codes`."""
+    nodes = [view.producer(codes), *(node for node, _ in view.consumers(codes))]
+    for node in nodes:
+        if node is not None and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            return np.asarray(view.constant(node.input[2]), np.int16)
+    msg = f"no node tells the zero point of '{codes}'"
+    raise EdgeqBug(msg)
+
+
 def _compare_tensor(
-    tensor: str, expected: NDArray[np.int8], measured: Mapping[str, NDArray[np.int8]]
+    tensor: str, expected: NDArray[np.int16], measured: Mapping[str, NDArray[np.int16]]
 ) -> TensorCodes:
     if tensor not in measured:
         msg = f"tensor '{tensor}' has codes, but the model has none"

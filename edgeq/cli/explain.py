@@ -95,10 +95,10 @@ def _describe_nodes(nodes: tuple[str, ...]) -> str:
 
 def describe_grid(decision: Decision) -> str:
     """Return the grid of a decision in words, with the tensor whose scale it takes."""
-    from edgeq.core.plan import FixedRange, SharedRange
+    from edgeq.core.plan import DerivedRange, FixedRange, SharedRange
 
     if decision.grid is None:
-        return "float"
+        return "int32" if isinstance(decision.owner, DerivedRange) else "float"
     match decision.owner:
         case SharedRange(with_tensor=tensor):
             return f"{decision.grid}, scale of {tensor}"

@@ -27,7 +27,7 @@ def code_range(bits: int, *, signed: bool = True, narrow: bool = False) -> tuple
         narrow: leave the lowest signed code unused, so that the range is symmetric (weights).
 
     Raises:
-        NumericsError: if `bits` is out of range, or the grid does not fit the INT8 container.
+        NumericsError: if `bits` is out of range.
 
     Example:
         >>> code_range(4, narrow=True)
@@ -35,10 +35,10 @@ def code_range(bits: int, *, signed: bool = True, narrow: bool = False) -> tuple
         >>> code_range(4, signed=False)
         (0, 15)
     """
-    if not 2 <= bits <= 8 or (bits == 8 and not signed):
+    if not 2 <= bits <= 8:
         raise NumericsError(
             f"no grid of {bits} bits, {'signed' if signed else 'unsigned'}",
-            why="codes travel in INT8 with zero point 0: signed grids have 2..8 bits, unsigned ones 2..7",
+            why="codes travel in containers of 8 bits: grids have 2..8 bits",
             mend="choose another width",
         )
     if not signed:
@@ -58,21 +58,21 @@ def along_axis(scale: NDArray[np.floating], ndim: int, axis: int) -> NDArray[np.
 
 def quantize(
     x: NDArray[np.floating], scale: NDArray[np.floating], *, low: int, high: int, axis: int = 0
-) -> NDArray[np.int8]:
+) -> NDArray[np.int8] | NDArray[np.uint8]:
     """Return the codes of `x`: saturate(round_half_even(x / scale)).
 
     Args:
         x: any shape, float32.
         scale: [] or [C] along `axis`, float32, > 0.
         low: lowest code, >= -128.
-        high: highest code, <= 127.
+        high: highest code, <= 127, or <= 255 with `low` 0.
         axis: the channel axis of a per-channel scale.
 
     Returns:
-        int8, shape of `x`.
+        int8, or uint8 where `high` is above 127; shape of `x`.
     """
     steps = np.asarray(x, np.float32) / along_axis(np.asarray(scale, np.float32), np.ndim(x), axis)
-    return np.clip(np.rint(steps), low, high).astype(np.int8)
+    return np.clip(np.rint(steps), low, high).astype(np.int8 if high <= 127 else np.uint8)
 
 
 def dequantize(codes: NDArray[np.integer], scale: NDArray[np.floating], *, axis: int = 0) -> Floats:
@@ -109,6 +109,42 @@ def choose_scale(amax: NDArray[np.floating] | float, *, high: int) -> Floats:
     scale = np.where(
         amax > 0, np.maximum(amax / np.float32(high), SMALLEST_SCALE), np.float32(1)
     ).astype(np.float32)
+    return np.asarray(scale, np.float32)
+
+
+def bias_codes(
+    bias: NDArray[np.floating], activation: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.int32]:
+    """Return the codes of a bias in the unit of the accumulator, activation scale x weight scale.
+
+    Args:
+        bias: [K].
+        activation: [], the scale of the layer's input.
+        weight: [] or [K], the scale of its weight.
+
+    Returns:
+        [K], int32, saturated.
+
+    Source: ONNX QLinearConv, input B.
+    """
+    steps = np.asarray(bias, np.float64) / accumulator_scale(activation, weight)
+    limits = np.iinfo(np.int32)
+    return np.clip(np.rint(steps), limits.min, limits.max).astype(np.int32)
+
+
+def accumulator_scale(
+    activation: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Return activation scale x weight scale in float32: [] or [K], at least `SMALLEST_SCALE`."""
+    product = np.asarray(activation, np.float32) * np.asarray(weight, np.float32)
+    return np.asarray(np.maximum(product, np.float32(SMALLEST_SCALE)), np.float32)
+
+
+def largest_scale(limit: float, *, high: int) -> Floats:
+    """Return the largest scale at which the code `high` does not stand for more than `limit`, [], float32."""
+    scale = np.float32(limit / high)
+    if np.float32(high) * scale > np.float32(limit):
+        scale = np.nextafter(scale, np.float32(0))
     return np.asarray(scale, np.float32)
 
 

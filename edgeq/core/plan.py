@@ -26,11 +26,11 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid(Spec):
-    """The integer codes that a tensor may take. Zero point 0; at most 8 bits in an INT8 container.
+    """The integer codes that a tensor may take. Zero point 0; at most 8 bits in a container of 8 bits.
 
     Attributes:
         bits: 2..8.
-        signed: false for tensors that are never negative, below 8 bits (0..2^bits-1).
+        signed: false for tensors that are never negative (0..2^bits-1); 8 bits unsigned need a UINT8 container.
         narrow: true leaves the lowest signed code unused (weights).
         axis: channel axis of a per-channel scale, or None for one scale a tensor.
     """
@@ -55,8 +55,8 @@ class Grid(Spec):
 
     @property
     def needs_clip(self) -> bool:
-        """Return true if QuantizeLinear's own saturation at -128..127 is wider than the grid."""
-        return (self.low, self.high) != (-128, 127)
+        """Return true if QuantizeLinear's own saturation is wider than the grid."""
+        return (self.low, self.high) not in {(-128, 127), (0, 255)}
 
     def __str__(self) -> str:
         where = "tensor" if self.axis is None else f"channel {self.axis}"
@@ -65,9 +65,14 @@ class Grid(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRange(Spec):
-    """The tensor has a scale of its own."""
+    """The tensor has a scale of its own.
+
+    Attributes:
+        limit: the highest code stands for at most this value, above which no value of the tensor lies; or None.
+    """
 
     kind: ClassVar[str] = "own"
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,19 @@ class FixedRange(Spec):
 
     kind: ClassVar[str] = "fixed"
     amax: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedRange(Spec):
+    """The scale is the product of two others: an INT32 bias, in the unit of the layer's accumulator.
+
+    Attributes:
+        activation, weight: the two quantized operands of the layer, by tensor.
+    """
+
+    kind: ClassVar[str] = "derived"
+    activation: str
+    weight: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +126,8 @@ class Decision(Spec):
     Attributes:
         tensor: ONNX name; each tensor has at most one decision.
         role: activation or weight.
-        grid: None leaves the tensor in float.
-        owner: whose scale it has; None if `grid` is None.
+        grid: None leaves the tensor in float, or makes it an INT32 bias (`owner` is a DerivedRange then).
+        owner: whose scale it has; None if it stays float.
         sites: the node inputs that read the quantized value; other consumers read the float tensor.
         rule: name of the placement rule.
         reason: in words.
@@ -118,13 +136,13 @@ class Decision(Spec):
     tensor: str
     role: Role
     grid: Grid | None
-    owner: OwnRange | SharedRange | FixedRange | None
+    owner: OwnRange | SharedRange | FixedRange | DerivedRange | None
     sites: tuple[Site, ...]
     rule: str
     reason: str
 
     def __post_init__(self) -> None:
-        if (self.grid is None) != (self.owner is None):
+        if (self.grid is None) != (self.owner is None or isinstance(self.owner, DerivedRange)):
             msg = f"decision on '{self.tensor}': grid and owner must both be given or both be None"
             raise EdgeqBug(msg)
         if self.grid is not None and not self.sites:
@@ -167,6 +185,13 @@ class QuantPlan(Spec):
         for decision in self.decisions:
             if decision.grid is not None and role in (None, decision.role):
                 yield decision
+
+    def derived(self) -> Iterator[tuple[str, DerivedRange, Site]]:
+        """Yield the INT32 biases: tensor, where its scale comes from, and the one input that reads it."""
+        for decision in self.decisions:
+            if isinstance(decision.owner, DerivedRange):
+                (site,) = decision.sites
+                yield decision.tensor, decision.owner, site
 
     def owner_of(self, tensor: str) -> str:
         """Return the tensor whose scale `tensor` uses: itself, or the one it shares with."""

@@ -172,11 +172,12 @@ class BitSpec(Spec):
 
 
 class GraphFlavour(enum.Enum):
-    """How a graph tells TensorRT the types of what is not quantized."""
+    """How a graph is written for its runtime: the containers of codes, and the types of what is not quantized."""
 
     PLAIN = "plain"  # no Q/DQ: the chip has no INT8; precision flags choose FP16
     FP32_TYPED = "fp32-typed"  # Q/DQ in an FP32 graph; precision flags choose FP16 for the rest
     FP16_TYPED = "fp16-typed"  # Q/DQ in an FP16 graph; strong typing, every type as written
+    ORT_CPU = "ort-cpu"  # UINT8 activations, INT8 weights, INT32 biases: what ONNX Runtime's CPU kernels take
 
 
 class NumberFormat(enum.Enum):

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeq.core.errors import EdgeqBug, ModelError
-from edgeq.core.numerics import dequantize
-from edgeq.core.plan import Decision, QuantPlan, Role, SharedRange, Site
+from edgeq.core.numerics import accumulator_scale, bias_codes, dequantize
+from edgeq.core.plan import Decision, DerivedRange, Grid, QuantPlan, Role, SharedRange, Site
 from edgeq.core.quantized import QuantizedValues
-from edgeq.core.specs import TargetCard
+from edgeq.core.specs import GraphFlavour, TargetCard
 from edgeq.graph.fit_target import fit_target
+from edgeq.graph.integer_forms import codes_name, fit_kernels
 from edgeq.graph.passes import PassResult
 from edgeq.graph.unread import names_read, remove_unread
 from edgeq.graph.view import GraphView, node_id, unique_name
@@ -31,7 +32,9 @@ def insert_qdq(
     2. A weight becomes int8 codes -> DequantizeLinear, or float -> Q -> DQ where the target wants that.
     3. Tensors with a shared range read the owner's scale, zero point and clip bounds.
     4. Trained float tensors (biases) take the place of the old ones.
-    5. Left alone: everything else, and readers that are no site of the plan.
+    5. For ONNX Runtime's CPU kernels codes of activations travel in UINT8 (a signed grid with zero point 128), biases
+       that the plan derives become int32 codes -> DequantizeLinear, and `fit_kernels` does the rest.
+    6. Left alone: everything else, and readers that are no site of the plan.
 
     Args:
         model: the graph that the plan was made for (BatchNorm folded).
@@ -47,14 +50,20 @@ def insert_qdq(
     _require_float(model)
     values.require_complete(plan)
     fitted, findings = fit_target(model, card=card)
-    writer = _Writer(fitted, values, prequantized=card.prequantized_weights)
+    writer = _Writer(fitted, values, card=card)
     for decision in plan.quantized():
         writer.add(decision)
+    biases = list(plan.derived())
+    for name, owner, site in biases:
+        writer.add_bias(name, owner, site)
     sites = {decision.tensor: decision.sites for decision in plan.decisions}
-    for name in sorted(values.floats):
+    for name in sorted(values.floats.keys() - {name for name, _, _ in biases}):
         writer.replace_float(name, sites.get(name, ()))
+    written = writer.finish()
+    if card.flavour is GraphFlavour.ORT_CPU:
+        fit_kernels(written)
     return PassResult(
-        model=writer.finish(),
+        model=written,
         changed=bool(writer.touched),
         touched=tuple(writer.touched),
         findings=tuple(findings),
@@ -80,13 +89,14 @@ class _Writer:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, values: QuantizedValues, *, prequantized: bool
+        self, model: onnx.ModelProto, values: QuantizedValues, *, card: TargetCard
     ) -> None:
         self.touched: list[str] = []
         self._model = model
         self._view = GraphView(model)
         self._values = values
-        self._prequantized = prequantized
+        self._prequantized = card.prequantized_weights
+        self._in_uint8 = card.flavour is GraphFlavour.ORT_CPU
         self._used = self._view.names() | names_read(model.graph)
         self._used |= {item.name for item in model.graph.value_info}
         self._nodes = {node_id(node): node for node in self._view.nodes}
@@ -107,6 +117,27 @@ class _Writer:
             self._after[decision.tensor] = nodes
         self._rewire(decision.sites, nodes[-1].output[0])
         self.touched.append(decision.tensor)
+
+    def add_bias(self, name: str, owner: DerivedRange, site: Site) -> None:
+        """Make an INT32 bias in the unit of its layer's accumulator, and let the layer read it."""
+        old = self._view.constant(name)
+        value = self._values.floats.get(name, old)
+        if old is None or value is None or old.shape != value.shape:
+            msg = f"trained values do not fit the bias '{name}'"
+            raise EdgeqBug(msg)
+        scales = self._values.scales[owner.activation], self._values.scales[owner.weight]
+        codes = bias_codes(np.asarray(value, np.float32), *scales)
+        scale = accumulator_scale(*scales)
+        names = [
+            self._add_initializer(f"{name}/codes", codes),
+            self._parameter(f"{name}/scale", scale),
+            self._parameter(f"{name}/zero_point", np.zeros(scale.shape, np.int32)),
+        ]
+        axis = {"axis": 0} if scale.ndim else {}
+        node = self._node("DequantizeLinear", names, f"{name}/dq", **axis)
+        self._before.setdefault(site.node, []).append(node)
+        self._rewire((site,), node.output[0])
+        self.touched.append(name)
 
     def replace_float(self, name: str, sites: tuple[Site, ...]) -> None:
         """Put the trained values of `name` in place of the old ones.
@@ -151,6 +182,7 @@ class _Writer:
         assert grid is not None
         owner = self._owner(decision)
         scale = self._scale(decision, owner)
+        parameters = self._grid(owner, scale, self._zero_point(grid))
         nodes = []
         source = tensor
         if grid.needs_clip:
@@ -160,13 +192,9 @@ class _Writer:
             ]
             nodes.append(self._node("Clip", [source, *bounds], f"{tensor}/clip"))
             source = nodes[-1].output[0]
-        nodes.append(
-            self._node("QuantizeLinear", [source, *self._grid(owner, scale)], f"{tensor}/q")
-        )
+        nodes.append(self._node("QuantizeLinear", [source, *parameters], codes_name(tensor)))
         quantized = nodes[-1].output[0]
-        nodes.append(
-            self._node("DequantizeLinear", [quantized, *self._grid(owner, scale)], f"{tensor}/dq")
-        )
+        nodes.append(self._node("DequantizeLinear", [quantized, *parameters], f"{tensor}/dq"))
         return nodes
 
     def _weight_nodes(self, decision: Decision) -> list[onnx.NodeProto]:
@@ -178,7 +206,7 @@ class _Writer:
             msg = f"codes of shape {codes.shape}, {codes.dtype} do not fit the weight '{tensor}'"
             raise EdgeqBug(msg)
         axis = {} if grid.axis is None else {"axis": grid.axis}
-        parameters = self._grid(tensor, scale)
+        parameters = self._grid(tensor, scale, np.zeros(scale.shape, np.int8))
         nodes = []
         if self._prequantized:
             source = self._add_initializer(f"{tensor}/codes", codes)
@@ -206,11 +234,22 @@ class _Writer:
             raise EdgeqBug(msg)
         return scale
 
-    def _grid(self, owner: str, scale: NDArray[np.float32]) -> list[str]:
+    def _zero_point(self, grid: Grid) -> NDArray[np.generic]:
+        """Return the zero point of an activation in its container; code 0 of a signed grid is 128 in UINT8."""
+        if self._in_uint8:
+            return np.array(128 if grid.signed else 0, np.uint8)
+        if grid.high > np.iinfo(np.int8).max:
+            msg = f"the grid {grid} does not fit INT8"
+            raise EdgeqBug(msg)
+        return np.array(0, np.int8)
+
+    def _grid(
+        self, owner: str, scale: NDArray[np.float32], zero_point: NDArray[np.generic]
+    ) -> list[str]:
         """Return the names of the scale and zero point initializers of `owner`."""
         return [
             self._parameter(f"{owner}/scale", scale),
-            self._parameter(f"{owner}/zero_point", np.zeros(scale.shape, np.int8)),
+            self._parameter(f"{owner}/zero_point", zero_point),
         ]
 
     def _parameter(self, wish: str, value: NDArray[np.generic]) -> str:

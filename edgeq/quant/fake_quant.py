@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeq.core.numerics import largest_scale
 from edgeq.core.plan import Grid
 
 
@@ -47,22 +48,31 @@ class FakeQuantizer(nn.Module):
 
     Attributes:
         grid: the codes.
-        log_scale: [] or [C], the trained parameter.
+        log_scale: [] or [C], the trained parameter; kept at or below the scale at which the highest code stands for
+            `limit`, where that is given.
         enabled: false passes the input through.
     """
 
-    def __init__(self, grid: Grid, scale: Tensor, *, ndim: int = 0) -> None:
+    def __init__(
+        self, grid: Grid, scale: Tensor, *, ndim: int = 0, limit: float | None = None
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.enabled = True
         self._shape = [1] * ndim
         if grid.axis is not None:
             self._shape[grid.axis] = -1
+        self._largest = (
+            None if limit is None else torch.from_numpy(largest_scale(limit, high=grid.high))
+        )
         self.log_scale = nn.Parameter(scale.detach().float().log())
 
     def scale(self) -> Tensor:
         """Return the scale, [] or [C], float32."""
-        return self.log_scale.exp()
+        if self._largest is None:
+            return self.log_scale.exp()
+        self.log_scale.data.clamp_(max=float(self._largest.log()))
+        return torch.minimum(self.log_scale.exp(), self._largest)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the integer codes of `x` as float32, without gradients."""

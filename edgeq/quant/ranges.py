@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgeq.core.errors import NumericsError
-from edgeq.core.numerics import SMALLEST_SCALE
+from edgeq.core.numerics import SMALLEST_SCALE, largest_scale
 from edgeq.core.plan import Grid
 
 # Shares of the largest absolute value that are tried as amax: the value itself, so that the search is never worse than
@@ -15,12 +15,13 @@ from edgeq.core.plan import Grid
 CANDIDATES = (1.0, *(1.3 * 0.94**power for power in range(64)))
 
 
-def mse_scale(x: Tensor, grid: Grid) -> Tensor:
+def mse_scale(x: Tensor, grid: Grid, *, limit: float | None = None) -> Tensor:
     """Return the scale with the least squared rounding error among `CANDIDATES`.
 
     Args:
         x: any shape; per channel along `grid.axis` where that is given.
         grid: the codes.
+        limit: what the highest code may stand for at most, or None.
 
     Returns:
         [] or [C], float32, at least `SMALLEST_SCALE`; a channel of zeros gets the scale 1 / high.
@@ -50,6 +51,8 @@ def mse_scale(x: Tensor, grid: Grid) -> Tensor:
         best = torch.where(better, error, best)
         scale = torch.where(better, candidate, scale)
     scale = scale.clamp_min(SMALLEST_SCALE)
+    if limit is not None:
+        scale = scale.clamp_max(float(largest_scale(limit, high=grid.high)))
     return scale[0, 0] if grid.axis is None else scale[:, 0]
 
 

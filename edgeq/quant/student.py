@@ -15,12 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edgeq.core.errors import EdgeqBug
-from edgeq.core.numerics import choose_scale, dequantize, quantize
-from edgeq.core.plan import Decision, FixedRange, Grid, QuantPlan, Role, SharedRange
+from edgeq.core.numerics import (
+    accumulator_scale,
+    bias_codes,
+    choose_scale,
+    dequantize,
+    quantize,
+)
+from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, QuantPlan, Role, SharedRange
 from edgeq.core.quantized import QuantizedValues
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.ranges import ValueSample, mse_scale
 from edgeq.teacher.teacher import Teacher, with_outputs
+
+# Half of what INT32 holds: the products are added to it.
+LARGEST_BIAS_CODE = 1 << 30
 
 # Values of each tensor and batch that the range search sees.
 VALUES_PER_BATCH = 1 << 14
@@ -69,7 +78,7 @@ class Student:
             if decision.role is Role.WEIGHT:
                 ndim = self.teacher.module.get_parameter(parameters[decision.tensor]).ndim
             quantizers[decision.tensor] = FakeQuantizer(
-                require_grid(decision), scales[decision.tensor], ndim=ndim
+                require_grid(decision), scales[decision.tensor], ndim=ndim, limit=limit_of(decision)
             )
         return quantizers
 
@@ -131,8 +140,8 @@ class Student:
         return found
 
     def activation_codes(
-        self, *inputs: Tensor, given: Mapping[str, NDArray[np.int8]] | None = None
-    ) -> dict[str, NDArray[np.int8]]:
+        self, *inputs: Tensor, given: Mapping[str, NDArray[np.int16]] | None = None
+    ) -> dict[str, NDArray[np.int16]]:
         """Return the integer codes of every quantized activation.
 
         Args:
@@ -158,6 +167,10 @@ class Student:
             .copy()
             for decision in self.plan.quantized()
         }
+        biases = {
+            tensor: bias.detach().numpy().copy() for tensor, (bias, _) in self.biases().items()
+        }
+        self._fit_biases(scales, biases)
         codes = {}
         for decision in self.plan.quantized(Role.WEIGHT):
             grid = require_grid(decision)
@@ -168,19 +181,34 @@ class Student:
                 low=grid.low,
                 high=grid.high,
                 axis=grid.axis or 0,
-            )
-        biases = {
-            tensor: bias.detach().numpy().copy() for tensor, (bias, _) in self.biases().items()
-        }
+            ).astype(np.int8)
         return QuantizedValues(scales=scales, codes=codes, floats=biases)
+
+    def _fit_biases(
+        self, scales: dict[str, NDArray[np.float32]], biases: dict[str, NDArray[np.float32]]
+    ) -> None:
+        """Round INT32 biases in place, with weight scales large enough that they fit.
+
+        A channel that BatchNorm has switched off has weights near 0 beside a bias that is not.
+        """
+        for tensor, owner, _ in self.plan.derived():
+            if tensor not in biases:
+                continue
+            activation, weight = scales[owner.activation], scales[owner.weight]
+            floor = np.abs(biases[tensor]) / (np.float32(LARGEST_BIAS_CODE) * activation)
+            scales[owner.weight] = weight = np.maximum(
+                weight, floor if weight.ndim else floor.max(initial=0)
+            ).astype(np.float32)
+            codes = bias_codes(biases[tensor], activation, weight)
+            biases[tensor] = dequantize(codes, accumulator_scale(activation, weight))
 
 
 class _CodeReader(fx.Interpreter):
     """Runs the student and notes the codes of its activations; see `Student.activation_codes`."""
 
-    def __init__(self, student: Student, given: Mapping[str, NDArray[np.int8]] | None) -> None:
+    def __init__(self, student: Student, given: Mapping[str, NDArray[np.int16]] | None) -> None:
         super().__init__(student.teacher.module)
-        self.codes: dict[str, NDArray[np.int8]] = {}
+        self.codes: dict[str, NDArray[np.int16]] = {}
         self._given = given
         self._tensors = {
             student._calls[decision.tensor]: decision.tensor
@@ -195,7 +223,7 @@ class _CodeReader(fx.Interpreter):
         assert isinstance(quantizer, FakeQuantizer)
         (value,) = self.fetch_args_kwargs_from_env(n)[0]
         codes = quantizer.codes(value)
-        self.codes[tensor] = codes.numpy().astype(np.int8)
+        self.codes[tensor] = codes.numpy().astype(np.int16)
         if self._given is not None:
             codes = torch.from_numpy(self._given[tensor]).float()
         return codes * quantizer.scale()
@@ -228,7 +256,7 @@ def first_scales(
             scales[decision.tensor] = mse_scale(weight, grid)
         elif not isinstance(decision.owner, SharedRange):
             values = [observed[name].values() for name in families[decision.tensor]]
-            scales[decision.tensor] = mse_scale(torch.cat(values), grid)
+            scales[decision.tensor] = mse_scale(torch.cat(values), grid, limit=limit_of(decision))
     return scales
 
 
@@ -255,6 +283,11 @@ def observe(
             for name, value in zip(tensors, captured, strict=True):
                 samples[name].add(value)
     return samples
+
+
+def limit_of(decision: Decision) -> float | None:
+    """Return the value that the highest code of a decision may stand for at most, or None."""
+    return decision.owner.limit if isinstance(decision.owner, OwnRange) else None
 
 
 def require_grid(decision: Decision) -> Grid:

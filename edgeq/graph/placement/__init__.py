@@ -12,15 +12,16 @@ import onnx
 
 from edgeq.core.errors import EdgeqBug, TargetError
 from edgeq.core.plan import QuantPlan
-from edgeq.core.specs import BitSpec, InputSpec, TargetCard
-from edgeq.graph.placement import concat, passive, pooling, residual, weighted
+from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, TargetCard
+from edgeq.graph.placement import concat, integer, passive, pooling, residual, weighted
 from edgeq.graph.placement.flow import WEIGHTED
+from edgeq.graph.placement.integer import IntegerView
 from edgeq.graph.placement.resolve import resolve
 from edgeq.graph.placement.rule import RULES, PlacementView, Rule, Wish
 
 __all__ = ["RULES", "Rule", "Wish", "plan_placement"]
 
-RULE_FAMILIES = (concat, passive, pooling, residual, weighted)
+RULE_FAMILIES = (concat, integer, passive, pooling, residual, weighted)
 
 
 def plan_placement(
@@ -39,20 +40,21 @@ def plan_placement(
         EdgeqBug: if the shapes and types were not inferred.
     """
     _require_int8(card)
-    view = PlacementView(model)
+    is_integer = card.flavour is GraphFlavour.ORT_CPU
+    view = IntegerView(model) if is_integer else PlacementView(model)
     _require_types(view)
     by_node: list[list[Wish]] = []
     for node in reversed(view.nodes):
         wishes = [
             wish
             for name in RULES
-            if node.op_type in RULES.get(name).ops
+            if RULES.get(name).holds_for(node, card)
             for wish in RULES.get(name).apply(view, node, card)
         ]
         view.record(wishes)
         by_node.append(wishes)
     ordered = [wish for wishes in reversed(by_node) for wish in wishes]
-    decisions = resolve(view, ordered, bits=bits, inputs=inputs)
+    decisions = resolve(view, ordered, bits=bits, inputs=inputs, flavour=card.flavour)
     return QuantPlan(target=card.name, bits=str(bits), decisions=decisions)
 
 

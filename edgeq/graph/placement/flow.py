@@ -163,7 +163,7 @@ def never_negative(view: GraphView) -> frozenset[str]:
         op = node.op_type
         if (
             op in _NEVER_NEGATIVE
-            or (op == "Clip" and _clip_floor(view, node) >= 0)
+            or (op == "Clip" and clip_floor(view, node) >= 0)
             or (_stays_between(view, node) and is_safe(node.input[0]))
             or (op in _COMBINES and all(is_safe(name) for name in node.input))
         ):
@@ -178,12 +178,32 @@ def _stays_between(view: GraphView, node: onnx.NodeProto) -> bool:
     return node.op_type in _POOLS or moved_input(view, node) is not None
 
 
-def _clip_floor(view: GraphView, node: onnx.NodeProto) -> float:
+def clip_floor(view: GraphView, node: onnx.NodeProto) -> float:
+    """Return the lower bound of a Clip; minus infinity if it has none, or it is not known."""
     if len(node.input) > 1 and node.input[1]:
         floor = view.constant(node.input[1])
         return -np.inf if floor is None else float(np.asarray(floor).reshape(-1)[0])
     limit = attribute(node, "min")  # before opset 11
     return float(limit) if isinstance(limit, int | float) else -np.inf
+
+
+def upper_bound(view: GraphView, tensor: str) -> float | None:
+    """Return the constant of the Clip that `tensor` comes from, through data movement and pools, or None."""
+    while (node := view.producer(tensor)) is not None:
+        if node.op_type == "Clip":
+            return _clip_ceiling(view, node)
+        if not _stays_between(view, node):
+            return None
+        tensor = node.input[0]
+    return None
+
+
+def _clip_ceiling(view: GraphView, node: onnx.NodeProto) -> float | None:
+    limit = attribute(node, "max")  # before opset 11
+    if len(node.input) > 2 and node.input[2]:
+        ceiling = view.constant(node.input[2])
+        limit = None if ceiling is None else float(np.asarray(ceiling).reshape(-1)[0])
+    return float(limit) if isinstance(limit, int | float) and np.isfinite(limit) else None
 
 
 def _pads_with_zero(view: GraphView, node: onnx.NodeProto) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, Role, SharedRange
-from edgeq.core.specs import BitSpec, InputSpec, Layout
+from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, Layout
 from edgeq.graph.placement.flow import (
     boundary_layers,
     moved_from,
     never_negative,
+    upper_bound,
     weighted_readers,
 )
 from edgeq.graph.placement.rule import PlacementView, Wish
@@ -28,10 +29,18 @@ class _Facts:
     last: frozenset[str]
     never_negative: frozenset[str]
     picture_amax: dict[str, float]
+    on_integers: (
+        bool  # of ONNX Runtime: UINT8 containers, and every operator between the layers quantized
+    )
 
 
 def resolve(
-    view: PlacementView, wishes: Sequence[Wish], *, bits: BitSpec, inputs: Sequence[InputSpec]
+    view: PlacementView,
+    wishes: Sequence[Wish],
+    *,
+    bits: BitSpec,
+    inputs: Sequence[InputSpec],
+    flavour: GraphFlavour = GraphFlavour.FP32_TYPED,
 ) -> tuple[Decision, ...]:
     """Return one decision a tensor, in the order in which the graph makes the tensors.
 
@@ -40,8 +49,15 @@ def resolve(
         wishes: of all rules, in file order.
         bits: the widths that were asked for.
         inputs: the model's inputs; pictures among them have a range known beforehand.
+        flavour: of the graph, which tells what containers codes have.
     """
-    facts = _Facts(bits, *boundary_layers(view), never_negative(view), _picture_amax(inputs))
+    facts = _Facts(
+        bits,
+        *boundary_layers(view),
+        never_negative(view),
+        _picture_amax(inputs),
+        flavour is GraphFlavour.ORT_CPU,
+    )
     by_tensor: dict[str, list[Wish]] = {}
     for wish in wishes:
         by_tensor.setdefault(wish.tensor, []).append(wish)
@@ -74,7 +90,7 @@ def _leave(group: list[Wish]) -> Decision:
         tensor=group[0].tensor,
         role=group[0].role,
         grid=None,
-        owner=None,
+        owner=group[0].derived if len(group) == 1 else None,
         sites=tuple(wish.site for wish in group),
         rule=group[0].rule,
         reason=_join(wish.reason for wish in group),
@@ -124,7 +140,9 @@ def _decide_family(
     owner, *others = family
     amax = _known_amax(view, list(family), facts)
     grid, why = _choose_grid(view, family, facts, is_picture=amax is not None)
-    own = OwnRange() if amax is None else FixedRange(amax=amax)
+    own: OwnRange | FixedRange = OwnRange(limit=_known_limit(view, list(family), facts))
+    if amax is not None:
+        own = FixedRange(amax=amax)
     decisions = [_decide(family[owner], grid, own, why, is_input=owner in view.inputs)]
     for name in others:
         shared = SharedRange(with_tensor=owner)
@@ -162,6 +180,14 @@ def _known_amax(view: PlacementView, family: list[str], facts: _Facts) -> float 
     return facts.picture_amax.get(sources.pop()) if len(sources) == 1 else None
 
 
+def _known_limit(view: PlacementView, family: list[str], facts: _Facts) -> float | None:
+    """Return what no value of the family exceeds, where ONNX Runtime drops a Clip that the codes make needless."""
+    limits = [upper_bound(view, name) for name in family] if facts.on_integers else [None]
+    known = [limit for limit in limits if limit is not None and limit > 0]
+    is_safe = len(known) == len(limits) and facts.never_negative.issuperset(family)
+    return max(known) if is_safe else None
+
+
 def _choose_grid(
     view: PlacementView, family: dict[str, list[Wish]], facts: _Facts, *, is_picture: bool
 ) -> tuple[Grid, str]:
@@ -177,9 +203,11 @@ def _choose_grid(
     width, why = _choose_bits(readers, facts, asked=facts.bits.activations)
     if is_picture and width != _WIDE:
         width, why = _WIDE, "8 bits: pictures have 8 bits"
-    if width == _WIDE:
+    if facts.on_integers and not readers and width != _WIDE:
+        width, why = _WIDE, "8 bits: no layer with weights reads it"
+    if width == _WIDE and not facts.on_integers:
         return Grid(bits=width), why
-    unsigned = all(name in facts.never_negative for name in family)
+    unsigned = not is_picture and all(name in facts.never_negative for name in family)
     sign = "never negative" if unsigned else "may be negative"
     return Grid(bits=width, signed=not unsigned), _join([why, sign])
 

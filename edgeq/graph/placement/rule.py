@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from edgeq.core.plan import Role, Site
+from edgeq.core.plan import DerivedRange, Role, Site
 from edgeq.core.registry import Registry
 from edgeq.core.specs import TargetCard
 from edgeq.graph.view import GraphView, node_id
@@ -31,6 +31,7 @@ class Wish:
         role: activation or weight.
         axis: channel axis of a weight.
         shares: tensors with which it must have one scale, as far as they are quantized.
+        derived: where the scale of an INT32 bias comes from.
     """
 
     tensor: str
@@ -41,6 +42,7 @@ class Wish:
     role: Role = Role.ACTIVATION
     axis: int | None = None
     shares: tuple[str, ...] = ()
+    derived: DerivedRange | None = None
 
 
 class PlacementView(GraphView):
@@ -73,21 +75,34 @@ RuleFunction = Callable[[PlacementView, onnx.NodeProto, TargetCard], list[Wish]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A registered rule: the operators it looks at, and the function."""
+    """A registered rule.
+
+    Attributes:
+        ops: the operators it looks at; none means all.
+        apply: the function.
+        runtime: for which it places.
+    """
 
     name: str
     ops: tuple[str, ...]
     apply: RuleFunction
+    runtime: str
+
+    def holds_for(self, node: onnx.NodeProto, card: TargetCard) -> bool:
+        """Return true if the rule looks at `node` on the target `card`."""
+        return self.runtime == card.runtime and (not self.ops or node.op_type in self.ops)
 
 
 RULES: Registry[Rule] = Registry("placement rule")
 
 
-def placement_rule(name: str, *ops: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Return a decorator that files a rule under `name` for the operators `ops`."""
+def placement_rule(
+    name: str, *ops: str, runtime: str = "tensorrt"
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Return a decorator that files a rule under `name` for the operators `ops` (none: all) of a runtime."""
 
     def add(function: RuleFunction) -> RuleFunction:
-        RULES.register(name)(Rule(name=name, ops=ops, apply=function))
+        RULES.register(name)(Rule(name=name, ops=ops, apply=function, runtime=runtime))
         return function
 
     return add

@@ -6,6 +6,8 @@ operations and not their outputs, so that BatchNorm, activation and residual Add
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 
@@ -21,7 +23,7 @@ _SMALL_MATRIX = 16
 @placement_rule("conv", "Conv")
 def quantize_conv(view: PlacementView, node: onnx.NodeProto, card: TargetCard) -> list[Wish]:
     """Quantize input and weight of a dense or grouped convolution."""
-    return [] if is_depthwise(view, node) else _weighted_wishes(view, node, "conv")
+    return [] if is_depthwise(view, node) else weighted_wishes(view, node, "conv")
 
 
 @placement_rule("depthwise", "Conv")
@@ -30,7 +32,7 @@ def quantize_depthwise(view: PlacementView, node: onnx.NodeProto, card: TargetCa
     if not is_depthwise(view, node):
         return []
     note = "depthwise, so every channel has a range of its own"
-    return _weighted_wishes(view, node, "depthwise", note=note)
+    return weighted_wishes(view, node, "depthwise", note=note)
 
 
 @placement_rule("transposed conv", "ConvTranspose")
@@ -38,7 +40,7 @@ def quantize_conv_transpose(
     view: PlacementView, node: onnx.NodeProto, card: TargetCard
 ) -> list[Wish]:
     """Quantize a transposed convolution of one group; a grouped one stays float."""
-    return _weighted_wishes(view, node, "transposed conv")
+    return weighted_wishes(view, node, "transposed conv")
 
 
 @placement_rule("matrix product", "Gemm", "MatMul")
@@ -46,7 +48,7 @@ def quantize_matrix_product(
     view: PlacementView, node: onnx.NodeProto, card: TargetCard
 ) -> list[Wish]:
     """Quantize a product with a constant matrix; a product of two activations stays float."""
-    return _weighted_wishes(view, node, "matrix product", note=_size_note(view, node))
+    return weighted_wishes(view, node, "matrix product", note=_size_note(view, node))
 
 
 def is_depthwise(view: GraphView, node: onnx.NodeProto) -> bool:
@@ -60,7 +62,7 @@ def why_float(view: GraphView, node: onnx.NodeProto) -> str | None:
     if view.constant_root(node.input[0]) is not None:
         return "its first operand is a constant; only a constant second operand is a weight"
     if view.constant_root(node.input[1]) is None:
-        return "its weight is computed at run time, and TensorRT takes per-channel scales on constants only"
+        return "its weight is computed at run time, and per-channel scales are for constants only"
     weight = view.constant(node.input[1])
     if weight is None or weight.dtype != np.float32:
         return "its weight is not float32"
@@ -82,9 +84,15 @@ def channel_axis(node: onnx.NodeProto, ndim: int) -> int:
     return 0
 
 
-def _weighted_wishes(
-    view: PlacementView, node: onnx.NodeProto, rule: str, *, note: str = ""
+def weighted_wishes(
+    view: PlacementView,
+    node: onnx.NodeProto,
+    rule: str,
+    *,
+    note: str = "",
+    bias: Callable[[PlacementView, onnx.NodeProto], list[Wish]] | None = None,
 ) -> list[Wish]:
+    """Return the wishes on input, weight and bias (by the function `bias`; float without one) of a weighted node."""
     cause = why_float(view, node)
     if cause is not None:
         reason = f"{label(node)} stays float: {cause}"
@@ -116,7 +124,7 @@ def _weighted_wishes(
             axis=channel_axis(node, values.ndim),
         ),
     ]
-    return wishes + _bias_wish(view, node)
+    return wishes + (bias or _bias_wish)(view, node)
 
 
 def _bias_wish(view: PlacementView, node: onnx.NodeProto) -> list[Wish]:

@@ -29,7 +29,7 @@ def test_the_examples_in_the_docstrings_hold():
 
 
 @pytest.mark.parametrize(
-    ("bits", "signed"), [(0, True), (1, True), (9, True), (8, False), (1, False)]
+    ("bits", "signed"), [(0, True), (1, True), (9, True), (9, False), (1, False)]
 )
 def test_a_width_outside_the_container_is_refused(bits, signed):
     with pytest.raises(

@@ -40,6 +40,7 @@ def plan(*decisions: Decision) -> QuantPlan:
         (Grid(bits=8), -128, 127, False, "int8 -128..127 per tensor"),
         (Grid(bits=8, narrow=True, axis=0), -127, 127, True, "int8 -127..127 per channel 0"),
         (Grid(bits=4), -8, 7, True, "int4 -8..7 per tensor"),
+        (Grid(bits=8, signed=False), 0, 255, False, "uint8 0..255 per tensor"),
         (Grid(bits=4, signed=False), 0, 15, True, "uint4 0..15 per tensor"),
         (Grid(bits=2, narrow=True, axis=1), -1, 1, True, "int2 -1..1 per channel 1"),
     ],
@@ -49,8 +50,8 @@ def test_a_grid_knows_its_codes_and_says_them(grid, low, high, needs_clip, text)
     assert (grid.low, grid.high, grid.needs_clip, str(grid)) == (low, high, needs_clip, text)
 
 
-@pytest.mark.parametrize(("bits", "signed"), [(1, True), (9, True), (8, False)])
-def test_a_grid_that_does_not_fit_int8_is_refused(bits, signed):
+@pytest.mark.parametrize(("bits", "signed"), [(1, True), (9, True), (9, False)])
+def test_a_grid_that_does_not_fit_a_container_of_8_bits_is_refused(bits, signed):
     with pytest.raises(NumericsError, match=f"no grid of {bits} bits"):
         Grid(bits=bits, signed=signed)
 
