@@ -126,8 +126,8 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
         for session, feed in zip(sessions, feeds, strict=True)
     ]
     for call in calls:
-        _warm_up(call, spec.warm_up_ms)
-    times_ms = _time_interleaved(calls, spec)
+        warm_up(call, spec.warm_up_ms)
+    times_ms = time_interleaved(calls, spec)
     results = tuple(
         summarise(path.name, times, shapes={name: x.shape for name, x in feed.items()})
         for path, times, feed in zip(models, times_ms, feeds, strict=True)
@@ -194,7 +194,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
-def _warm_up(call: Callable[[], object], warm_up_ms: float) -> None:
+def warm_up(call: Callable[[], object], warm_up_ms: float) -> None:
     """Run at least once, so that lazy initialisation is never measured."""
     end = time.perf_counter() + warm_up_ms / 1000
     call()
@@ -202,9 +202,7 @@ def _warm_up(call: Callable[[], object], warm_up_ms: float) -> None:
         call()
 
 
-def _time_interleaved(
-    calls: Sequence[Callable[[], object]], spec: LatencySpec
-) -> list[list[float]]:
+def time_interleaved(calls: Sequence[Callable[[], object]], spec: LatencySpec) -> list[list[float]]:
     """Return the times of each call in ms; the order turns every round, so that neither always comes second."""
     times_ms: list[list[float]] = [[] for _ in calls]
     order = list(range(len(calls)))

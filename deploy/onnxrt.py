@@ -25,6 +25,7 @@ from edgeq.graph.round_half import round_half
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | Path
 Array: TypeAlias = NDArray[Any]
+CPU = "CPUExecutionProvider"
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -77,6 +78,7 @@ class Session:
         optimise: let ONNX Runtime rewrite the graph (for latency only, never for accuracy).
         as_written: leave half precision to ONNX Runtime's own kernels, as `optimise` does.
         threads: of one operator; None leaves the choice to ONNX Runtime.
+        providers: of ONNX Runtime, with their options; the CPU alone if not given.
 
     Attributes:
         inputs: the graph inputs, in order.
@@ -97,13 +99,16 @@ class Session:
         optimise: bool = False,
         as_written: bool = False,
         threads: int | None = None,
+        providers: Sequence[tuple[str, dict[str, str]]] = ((CPU, {}),),
     ) -> None:
         self._faults = _runtime_faults()
         self._path = model if isinstance(model, Path) else None
         self._halves: dict[str, str] = {}
         if not (optimise or as_written):
             model = self._round(model)
-        self.runtime = self._load(model, outputs, _options(optimise=optimise, threads=threads))
+        self.runtime = self._load(
+            model, outputs, _options(optimise=optimise, threads=threads), providers
+        )
         self.inputs = tuple(_describe_input(item) for item in self.runtime.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in self.runtime.get_outputs())
         sizes = {item.shape[0] if item.shape else None for item in self.inputs}
@@ -186,7 +191,13 @@ class Session:
                 path=model,
             )
 
-    def _load(self, model: ModelSource, outputs: Sequence[str], options: Any) -> Any:
+    def _load(
+        self,
+        model: ModelSource,
+        outputs: Sequence[str],
+        options: Any,
+        providers: Sequence[tuple[str, dict[str, str]]],
+    ) -> Any:
         import onnxruntime
 
         self._require_file(model)
@@ -195,9 +206,7 @@ class Session:
             content = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
             if isinstance(content, Path):
                 content = str(content)
-            return onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
+            return onnxruntime.InferenceSession(content, options, providers=list(providers))
         except self._faults as error:
             raise self._fault("ONNX Runtime cannot load the model", error) from error
 

@@ -1,0 +1,156 @@
+"""Clocks, temperature and power while something runs, by tegrastats (Jetson) or nvidia-smi (other GPUs).
+
+Entry: `PowerMeter`. The tool writes to a file, which is read when it has ended; a tool that is absent is said, and
+nothing is guessed. Forms of the lines: deployment/tensorrt.md 5.4; not tried on a device by us.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+INTERVAL_MS = 100
+_FIELDS = "power.draw,clocks.sm,clocks.mem,temperature.gpu"
+_RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?")
+_GPU_MHZ = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
+_EMC_MHZ = re.compile(r"\bEMC_FREQ \d+%@(\d+)")
+_GPU_C = re.compile(r"\bgpu@(-?[\d.]+)C", re.IGNORECASE)
+# The rail of the whole module where there is one (Nano, NX); else the sum of what is measured (AGX).
+_WHOLE = ("VDD_IN", "POM_5V_IN")
+_WORD_IN_MEMORY = {
+    "RAM",
+    "SWAP",
+    "IRAM",
+    "LFB",
+}  # "RAM 2448/7620MB" has a rail's form but for its unit
+
+Reading = dict[str, float]
+
+
+class PowerMeter:
+    """Records while it is entered; `summary` tells afterwards.
+
+    Args:
+        folders: where the tools are looked for; None is PATH.
+    """
+
+    def __init__(self, *, folders: str | None = None) -> None:
+        self._folders = folders
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tool = ""
+        self._readings: list[Reading] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> PowerMeter:
+        for tool, arguments in _commands():
+            program = shutil.which(tool, path=self._folders)
+            if program is None:
+                continue
+            self._tool = tool
+            self._folder = tempfile.TemporaryDirectory(prefix="edgeq-power-")
+            with self._log().open("wb") as log:
+                self._process = subprocess.Popen(
+                    [program, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.DEVNULL,
+                )
+            break
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is None or self._folder is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        read = read_tegrastats if self._tool == "tegrastats" else read_nvidia_smi
+        lines = self._log().read_text("ascii", "replace").splitlines()
+        self._readings = [item for line in lines if (item := read(line))]
+        self._folder.cleanup()
+
+    def summary(self, *, queries_per_s: float) -> dict[str, Any]:
+        """Return mean power, energy a query, and clocks and temperature at start and end; what is not known is None.
+
+        Args:
+            queries_per_s: throughput of what ran.
+        """
+        watts = [item["power_w"] for item in self._readings if "power_w" in item]
+        mean = sum(watts) / len(watts) if watts else None
+        found: dict[str, Any] = {
+            "tool": self._tool or None,
+            "readings": len(self._readings),
+            "mean_power_w": mean,
+            "energy_mj": None if mean is None or not queries_per_s else 1000 * mean / queries_per_s,
+        }
+        for key in ("gpu_mhz", "memory_mhz", "gpu_c"):
+            values = [item[key] for item in self._readings if key in item]
+            found[f"{key}_start"] = values[0] if values else None
+            found[f"{key}_end"] = values[-1] if values else None
+        return found
+
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "log"
+
+
+def read_tegrastats(line: str) -> Reading:
+    """Return what a line of tegrastats tells: power in W, clocks in MHz, temperature in degrees Celsius.
+
+    Example:
+        >>> read_tegrastats("GR3D_FREQ 99%@[1007] gpu@54.5C VDD_IN 11234mW/9000mW")
+        {'power_w': 11.234, 'gpu_mhz': 1007.0, 'gpu_c': 54.5}
+    """
+    rails = {
+        name: int(now) / 1000
+        for name, now, _ in _RAIL.findall(line)
+        if name not in _WORD_IN_MEMORY and name.startswith(("VDD", "VIN", "POM"))
+    }
+    found: Reading = {}
+    if rails:
+        whole = next((rails[name] for name in _WHOLE if name in rails), None)
+        found["power_w"] = sum(rails.values()) if whole is None else whole
+    for key, pattern in (("gpu_mhz", _GPU_MHZ), ("memory_mhz", _EMC_MHZ), ("gpu_c", _GPU_C)):
+        match = pattern.search(line)
+        if match:
+            found[key] = float(match[1])
+    return found
+
+
+def read_nvidia_smi(line: str) -> Reading:
+    """Return what a line of nvidia-smi tells; a field that the GPU does not report is left out.
+
+    Example:
+        >>> read_nvidia_smi("71.32, 1980, 2619, 41")
+        {'power_w': 71.32, 'gpu_mhz': 1980.0, 'memory_mhz': 2619.0, 'gpu_c': 41.0}
+    """
+    words = [word.strip() for word in line.split(",")]
+    names = ("power_w", "gpu_mhz", "memory_mhz", "gpu_c")
+    if len(words) != len(names):
+        return {}
+    return {
+        name: float(word)
+        for name, word in zip(names, words, strict=True)
+        if re.fullmatch(r"-?\d+(\.\d+)?", word)
+    }
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    query = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits", "--id=0"]
+    return [
+        ("tegrastats", ["--interval", str(INTERVAL_MS)]),
+        ("nvidia-smi", [*query, f"--loop-ms={INTERVAL_MS}"]),
+    ]

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.power import PowerMeter, read_nvidia_smi, read_tegrastats
+
+# In the form of L4T 36 on Orin NX, AGX Orin, and of L4T 32 on the first Nano (tensorrt.md 5.4).
+NX = (
+    "11-20-2026 21:00:00 RAM 2448/15523MB (lfb 2x4MB) SWAP 0/7762MB (cached 0MB) CPU [12%@1984,off] "
+    "EMC_FREQ 2%@3199 GR3D_FREQ 98%@[918] cpu@48.7C gpu@50.25C tj@51.1C "
+    "VDD_IN 11234mW/9876mW VDD_CPU_GPU_CV 4400mW/4000mW VDD_SOC 2200mW/2100mW"
+)
+AGX = "GR3D_FREQ 99%@1300 gpu@45C VDD_GPU_SOC 8000mW/7000mW VDD_CPU_CV 2000mW/2000mW VIN_SYS_5V0 4500mW/4000mW"
+NANO = (
+    "RAM 900/3964MB (lfb 5x4MB) IRAM 0/252kB(lfb 252kB) EMC_FREQ 3%@1600 GR3D_FREQ 40%@921 GPU@36C "
+    "POM_5V_IN 3500/3200 POM_5V_GPU 800/700"
+)
+
+
+def test_the_rail_of_the_whole_module_is_taken_where_there_is_one() -> None:
+    assert read_tegrastats(NX) == {
+        "power_w": 11.234,
+        "gpu_mhz": 918.0,
+        "memory_mhz": 3199.0,
+        "gpu_c": 50.25,
+    }
+    assert read_tegrastats(NANO)["power_w"] == 3.5
+    assert read_tegrastats(NANO)["gpu_mhz"] == 921.0
+
+
+def test_rails_are_added_where_none_is_of_the_whole() -> None:
+    assert read_tegrastats(AGX) == {"power_w": 14.5, "gpu_mhz": 1300.0, "gpu_c": 45.0}
+
+
+@pytest.mark.parametrize("line", ["", "tegrastats: permission denied", "RAM 2448/7620MB"])
+def test_a_line_without_figures_gives_none(line: str) -> None:
+    assert read_tegrastats(line) == {}
+
+
+def test_what_nvidia_smi_does_not_report_is_left_out() -> None:
+    assert read_nvidia_smi("[N/A], 1980, [Not Supported], 41") == {"gpu_mhz": 1980.0, "gpu_c": 41.0}
+    assert read_nvidia_smi("Unable to determine the device handle") == {}
+
+
+def _tool(folder: Path, name: str, *lines: str) -> None:
+    script = folder / name
+    body = "\n".join(f"echo '{line}'" for line in lines)
+    script.write_text(f"#!/bin/sh\n{body}\nexec sleep 30\n")
+    script.chmod(0o755)
+
+
+def _wait_for_lines(meter: PowerMeter, count: int) -> None:
+    end = time.monotonic() + 10
+    while meter._log().read_text().count("\n") < count and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_the_summary_is_of_what_the_tool_wrote_meanwhile(tmp_path: Path) -> None:
+    _tool(tmp_path, "nvidia-smi", "60.00, 1500, 2619, 40", "80.00, 1980, 2619, 43")
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        _wait_for_lines(meter, 2)
+    found = meter.summary(queries_per_s=1000)
+    assert found == {
+        "tool": "nvidia-smi",
+        "readings": 2,
+        "mean_power_w": 70.0,
+        "energy_mj": 70.0,  # 70 W over 1000 queries a second
+        "gpu_mhz_start": 1500.0,
+        "gpu_mhz_end": 1980.0,
+        "memory_mhz_start": 2619.0,
+        "memory_mhz_end": 2619.0,
+        "gpu_c_start": 40.0,
+        "gpu_c_end": 43.0,
+    }
+
+
+def test_a_jetson_is_asked_by_its_own_tool(tmp_path: Path) -> None:
+    _tool(tmp_path, "nvidia-smi", "60.00, 1500, 2619, 40")
+    _tool(tmp_path, "tegrastats", NX)
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        _wait_for_lines(meter, 1)
+    found = meter.summary(queries_per_s=100)
+    assert (found["tool"], found["mean_power_w"]) == ("tegrastats", 11.234)
+    assert found["energy_mj"] == pytest.approx(112.34)
+
+
+def test_without_a_tool_nothing_is_claimed(tmp_path: Path) -> None:
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        pass
+    found = meter.summary(queries_per_s=100)
+    assert (found["tool"], found["mean_power_w"], found["energy_mj"]) == (None, None, None)
