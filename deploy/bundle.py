@@ -16,19 +16,22 @@ import numpy as np
 import onnx
 
 import edgeq
+from deploy.board.request import WORKSPACE_MIB
+from deploy.board_files import ROOT, board_files
 from deploy.bundle_texts import (
     ENGINE,
     INPUTS,
     OUTPUTS,
-    PARTIAL_ENGINE,
     QDQ_MODEL,
-    SUMS,
     build_script,
     readme,
     run_script,
+    trtexec_lines,
 )
+from deploy.engine.model_facts import describe
 from deploy.onnxrt import Array, Session
 from deploy.polygraphy_data import inputs_json, outputs_json
+from deploy.sealed import SUMS
 from deploy.trtexec import BatchRange, timing_line, trtexec_line
 from edgeq.core.errors import CalibError, EdgeqBug, InputError
 from edgeq.core.files import digest_file, write_bytes, write_json
@@ -102,8 +105,9 @@ def write_bundle(
     commands: dict[str, list[str]] = {}
     if card.runtime == "tensorrt":
         commands = _engine_commands(card, inputs, batch)
-        build, timing = commands["build"], commands["timing"]
-        texts["build.sh"] = build_script(card, build=build, timing=timing)
+        texts["build.sh"] = build_script(card)
+        texts["README.txt"] += trtexec_lines(commands)
+        texts |= {name: (ROOT / name).read_text("utf-8") for name in board_files()}
     else:
         texts["run.sh"] = run_script(card, tolerances=tolerances)
     record = _describe(qdq_model, card, provenance) | {
@@ -111,6 +115,8 @@ def write_bundle(
         "samples": len(feeds) * size,
         "tolerances": tolerances,
     }
+    if card.runtime == "tensorrt":
+        record["engine"] = _engine_request(qdq_model, card, inputs, batch or BatchRange())
     with _whole_folder(folder) as part:
         write_bytes(part / QDQ_MODEL, qdq_model.SerializeToString(deterministic=True))
         write_bytes(part / INPUTS, inputs_json(feeds))
@@ -119,7 +125,7 @@ def write_bundle(
             write_bytes(part / name, text.encode())
         write_json(part / RECORD, record)
         _seal(part)
-        files = tuple(sorted(path.name for path in part.iterdir()))
+        files = tuple(sorted(_names(part)))
     return BundleResult(files=files, iterations=len(feeds), tolerances=tolerances)
 
 
@@ -154,11 +160,28 @@ def _measure_tolerances(
 def _engine_commands(
     card: TargetCard, inputs: Sequence[InputSpec], batch: BatchRange | None
 ) -> dict[str, list[str]]:
-    build = trtexec_line(
-        card, onnx_name=QDQ_MODEL, engine_name=PARTIAL_ENGINE, inputs=inputs, batch=batch
-    )
+    build = trtexec_line(card, onnx_name=QDQ_MODEL, engine_name=ENGINE, inputs=inputs, batch=batch)
     timing = timing_line(card, engine_name=ENGINE, inputs=inputs, batch=batch)
     return {"build": build, "timing": timing}
+
+
+def _engine_request(
+    model: onnx.ModelProto, card: TargetCard, inputs: Sequence[InputSpec], batch: BatchRange
+) -> dict[str, Any]:
+    """Return what `deploy.board.run` needs to build the engine."""
+    facts = describe(model)
+    return {
+        "workspace_mib": WORKSPACE_MIB,
+        "is_weak": card.weak_typing,
+        "names": list(facts.names),
+        "meant": [list(item) for item in facts.meant],
+        "shapes": [
+            {"input": item.name}
+            | {key: [getattr(batch, key), *item.shape] for key in ("min", "opt", "max")}
+            for item in inputs
+            if item.batch is None
+        ],
+    }
 
 
 def _describe(
@@ -206,8 +229,13 @@ def _seal(folder: Path) -> None:
     """Make the scripts executable and write the checksums of every file."""
     for path in folder.glob("*.sh"):
         path.chmod(0o755)
-    lines = [f"{digest_file(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    lines = [f"{digest_file(folder / name)}  {name}\n" for name in sorted(_names(folder))]
     write_bytes(folder / SUMS, "".join(lines).encode())
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the paths of all files, relative to `folder`."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 @contextmanager

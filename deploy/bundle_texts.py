@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from textwrap import dedent
 
+from deploy.sealed import SUMS
 from edgeq.core.specs import TargetCard
 
 QDQ_MODEL = "model.qdq.onnx"
 ENGINE = "model.plan"
-PARTIAL_ENGINE = "model.plan.part"
 INPUTS = "inputs.json"
 OUTPUTS = "outputs.json"
-SUMS = "SHA256SUMS"
+
 
 _HEAD = """\
 #!/bin/sh
@@ -21,23 +21,26 @@ _HEAD = """\
 # For {title}, {runtime} {version}. Made by edgeq; see README.txt.
 set -eu
 cd -- "$(dirname -- "$0")"
-sha256sum -c {sums} >/dev/null || {{ echo "error: the bundle is damaged; copy it again" >&2; exit 3; }}
+sha256sum --quiet -c {sums} || {{
+    echo "error: the bundle is damaged or was changed; nothing was run" >&2
+    echo "  mend: copy it again" >&2
+    exit 3
+}}
 """
 
 _BUILD = """\
-if command -v trtexec >/dev/null 2>&1; then
-    trtexec=trtexec
-elif [ -x /usr/src/tensorrt/bin/trtexec ]; then
-    trtexec=/usr/src/tensorrt/bin/trtexec
-else
-    echo "error: no trtexec on PATH or in /usr/src/tensorrt/bin" >&2
-    echo "  mend: install TensorRT {version} (JetPack: sudo apt install tensorrt), or add trtexec to PATH" >&2
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' || {
+    echo "error: no Python 3.6 or newer as $python" >&2
+    echo "  mend: sudo apt-get install python3, or name one: PYTHON=/usr/bin/python3 ./build.sh" >&2
     exit 5
-fi
-"$trtexec" {build} || {{ rm -f {partial}; echo "error: the engine was not built" >&2; exit 6; }}
-mv -f {partial} {engine}
-echo "engine built: {engine}"
-"$trtexec" {timing}
+}
+"$python" -c 'import numpy' 2>/dev/null || {
+    echo "error: $python has no numpy" >&2
+    echo "  mend: sudo apt-get install python3-numpy" >&2
+    exit 5
+}
+exec "$python" -B -u -m MODULE "$@"
 """
 
 _RUN = """\
@@ -50,22 +53,18 @@ polygraphy {check}
 """
 
 
-def build_script(card: TargetCard, *, build: Sequence[str], timing: Sequence[str]) -> str:
-    """Return `build.sh`: check the files, build the engine (which appears whole or not at all), time it.
-
-    Args:
-        card: the target.
-        build: arguments of trtexec that write PARTIAL_ENGINE.
-        timing: arguments of trtexec that load ENGINE.
-    """
-    body = _BUILD.format(
-        version=card.runtime_version,
-        build=shlex.join(build),
-        timing=shlex.join(timing),
-        partial=PARTIAL_ENGINE,
-        engine=ENGINE,
+def build_script(card: TargetCard) -> str:
+    """Return `build.sh`: check the files, then build, run, compare, time and report (`deploy.board`)."""
+    purpose = (
+        "Builds the engine on this device, compares its outputs with the float network's, times it."
     )
-    return _head(card, "Builds the engine on this device and times it.") + body
+    return _head(card, purpose) + _BUILD.replace("MODULE", "deploy.board")
+
+
+def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
+    """Return the part of README.txt on trtexec, which builds and times without Python."""
+    lines = "".join(f"    trtexec {shlex.join(line)}\n" for line in commands.values())
+    return f"\nWithout TensorRT's Python bindings (nothing is compared then):\n{lines}"
 
 
 def run_script(card: TargetCard, *, tolerances: Mapping[str, float]) -> str:
@@ -111,12 +110,17 @@ def readme(card: TargetCard, *, samples: int, tolerances: Mapping[str, float]) -
 
 _ENGINE_STEPS = dedent(
     """\
-    1. Copy this folder to the device. It needs TensorRT {version} ({stack}).
-    2. Run    sh build.sh
-       It checks the files, builds the engine {engine} with trtexec, and times it. An engine fits only the
-       GPU and the TensorRT version that built it, so it is built there and not on the host.
+    1. Copy this folder to the device, or let `edgeq deploy USER@BOARD bundle/` do all of this. It needs
+       TensorRT {version} with its Python bindings ({stack}), Python 3.6 or newer, and numpy.
+    2. Run    ./build.sh
+       It checks the files, builds the engine {engine}, runs the samples, compares the answers with those of
+       the float network, times the engine as trtexec 11 does (no transfers, spin wait, CUDA graph), writes
+       device_report.json, and says PASS or FAIL. An engine fits only the GPU and the TensorRT version that built
+       it, so it is built there and not on the host. A run that was cut off can be run again.
+       ./build.sh --help tells more. It ends with 0 (passed), 3 (a file was changed), 4 (another device or
+       TensorRT), 5 (something is not installed), 6 (no GPU, or the build failed) or 7 (wrong outputs).
        For steady figures set the power mode and the clocks first (Jetson: nvpmodel, then jetson_clocks).
-    3. To compare the engine with the float network, where polygraphy is installed, run
+    3. To compare once more with polygraphy, where it is installed, run
            polygraphy {check}
     """
 )
@@ -137,14 +141,15 @@ NOT VERIFIED ON HARDWARE: the model was checked on the host with ONNX Runtime. N
 was built, run or timed on the target.
 
 {steps}
-The limits after --atol are twice the largest difference that quantization itself makes on these samples, measured
-on the host, and a little for half precision.
+The limits (bundle.json: tolerances) are twice the largest difference that quantization itself makes on these samples,
+measured on the host, and a little for half precision.
 
 Files
   model.qdq.onnx      the network with Q/DQ nodes
   inputs.json         {samples} calls of the network, polygraphy's format
   outputs.json        what the float network, which it was made from, answers to them
   bundle.json         where all this comes from
+  deploy/, edgeq/     the program that build.sh runs, where there is one
   {sums}          checksums:  sha256sum -c {sums}
 """
 

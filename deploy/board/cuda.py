@@ -99,6 +99,10 @@ class Cuda:
             self._call("cuMemAlloc_v2", *arguments)
         return self._own(address, "cuMemFree_v2")
 
+    def free(self, address: int) -> None:
+        """Give back what `allocate` returned."""
+        self._call(self._owned.pop(address), ctypes.c_uint64(address))
+
     def allocate_host(self, like: Any) -> Any:
         """Return an array of the shape and type of the array `like`, in memory from which copies need no processor."""
         place = ctypes.c_void_p()

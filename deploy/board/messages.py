@@ -98,3 +98,13 @@ def failed_build(what: str, *, errors: Sequence[str]) -> BuildError:
         why="TensorRT found no way to run this network on this device with these limits",
         mend="look at the first line; with too little memory close other programs or change --workspace-mb",
     )
+
+
+def failed_run(what: str, errors: Sequence[str]) -> BuildError:
+    """Return the error of an engine that does not run, with what TensorRT's log said."""
+    listed = "".join(f"\n  - {line}" for line in errors) or "\n  - TensorRT's log has no error"
+    return BuildError(
+        f"{what}:{listed}",
+        why="an engine runs on the GPU and the TensorRT that built it, if memory is left",
+        mend="close other programs, or build it anew: ./build.sh --rebuild",
+    )

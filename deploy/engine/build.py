@@ -15,12 +15,13 @@ from deploy.board.driver import Device, probe_driver
 from deploy.board.inspector import Int8Report, judge_int8, read_layers
 from deploy.board.releases import SUPPORTED, choose_dialect
 from deploy.board.request import BuildRequest
+from deploy.board.target import how_to_install, require_target
 from deploy.engine.model_facts import read_facts
 from deploy.engine.record import EngineResult, write_engine
 from deploy.engine.request import EngineSpec, fit_shapes
 from deploy.trtexec import tensorrt_version
 from edgeq.core.errors import TargetError
-from edgeq.core.optional import require, version_numbers
+from edgeq.core.optional import require
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.specs import TargetCard
 
@@ -60,8 +61,19 @@ def build_engine(
     _require_int8(card)
     facts = read_facts(model)
     device = probe()
-    trt = require("tensorrt", SUPPORTED, why="to build an engine", install=_install(card))
-    _require_target(card, device, str(trt.__version__))
+    trt = require(
+        "tensorrt",
+        SUPPORTED,
+        why="to build an engine",
+        install=how_to_install(card.stack, card.runtime_version),
+    )
+    require_target(
+        card.name,
+        device,
+        str(trt.__version__),
+        wanted_version=card.runtime_version,
+        wanted_capability=card.compute_capability,
+    )
     request = BuildRequest(
         model=model,
         names=facts.names,
@@ -93,34 +105,6 @@ def _require_int8(card: TargetCard) -> None:
             f"{card.title} has no INT8 arithmetic",
             why="a Q/DQ model cannot become an engine there",
             mend="choose another target: `edgeq targets` lists them",
-        )
-
-
-def _install(card: TargetCard) -> str:
-    if "JetPack" in card.stack:
-        return (
-            "sudo apt-get install python3-libnvinfer  (it comes with JetPack; a virtual environment sees it "
-            "with --system-site-packages)"
-        )
-    major, minor = tensorrt_version(card)[:2]
-    return f"pip install 'tensorrt=={major}.{minor}.*'"
-
-
-def _require_target(card: TargetCard, device: Device, version: str) -> None:
-    """Check that this machine is the target; all that differs is said at once."""
-    found = []
-    if version_numbers(version)[:2] != tensorrt_version(card)[:2]:
-        found.append(f"TensorRT is {version}, the card has {card.runtime_version}")
-    if card.compute_capability not in ("", device.compute_capability):
-        found.append(
-            f"{device.name} has compute capability {device.compute_capability}, "
-            f"the card has {card.compute_capability}"
-        )
-    if found:
-        raise TargetError(
-            f"this machine is not {card.name}: {'; '.join(found)}",
-            why="an engine runs on the GPU and the TensorRT that built it, and the Q/DQ model has its parser's form",
-            mend="pass the --target that this machine is (`edgeq targets`), with a model built for it",
         )
 
 

@@ -54,6 +54,11 @@ def read_facts(path: Path) -> ModelFacts:
         raise _not_onnx(f"its bytes do not decode: {error}", path) from error
     if not model.graph.node:
         raise _not_onnx("it has no nodes", path)
+    return describe(model)
+
+
+def describe(model: Any) -> ModelFacts:
+    """Return the facts of an ONNX model in memory."""
     opset = max(
         (item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), default=0
     )

@@ -32,8 +32,9 @@ REQUIRED = {
     "safetensors": "safetensors",
     "torch": "torch",
     "typer": "typer",
+    "zstandard": "zstandard",
 }
-OPTIONAL = {"tensorrt": "tensorrt"}
+OPTIONAL = {"paramiko": "paramiko", "tensorrt": "tensorrt"}
 if sys.version_info < (3, 11):
     REQUIRED["tomli"] = "tomli"
 

@@ -195,6 +195,7 @@ def make_bundle(
     job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
 ) -> Sequence[str]:
     """Stage 9: the kit that builds and checks the engine on the device."""
+    from deploy.archive import pack_bundle
     from deploy.bundle import write_bundle
 
     progress.start("bundle", 1, "folder")
@@ -215,7 +216,8 @@ def make_bundle(
     )
     progress.advance()
     progress.finish(f"{len(result.files)} files for {job.card.title}")
-    return [f"bundle/{name}" for name in result.files]
+    pack_bundle(folder / "bundle", folder / "bundle.tar.zst")
+    return ["bundle.tar.zst", *(f"bundle/{name}" for name in result.files)]
 
 
 def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:

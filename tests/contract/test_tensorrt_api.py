@@ -137,6 +137,8 @@ class Walker(ast.NodeVisitor):
             owner = self.type_of(node.func.value)
             if owner == MODULE:
                 return node.func.attr
+            if isinstance(node.func.value, ast.Name) and node.func.value.id == "self":
+                return self._functions.get(node.func.attr)
             return None if owner is None else RETURNS.get((owner, node.func.attr))
         return None
 
@@ -220,6 +222,9 @@ def test_no_telling_name_is_used_on_an_expression_of_unknown_type() -> None:
         ("ITensor", "shape"),
         ("EngineInspector", "get_engine_information"),
         ("IExecutionContext", "set_input_shape"),
+        ("IExecutionContext", "execute_async_v3"),
+        ("ICudaEngine", "num_io_tensors"),
+        ("TensorIOMode", "INPUT"),
     ],
 )
 def test_the_walk_sees_the_names_that_the_builder_needs(owner: str, name: str) -> None:

@@ -7,16 +7,18 @@ the release does not have raises AttributeError, as the real one would. Numbers 
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import functools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-import onnx
+import numpy as np
 
 DATA = Path(__file__).parents[1] / "data" / "trt_api"
 # Release, as `versions` of a dialect names it, and the bindings that its names were read from.
@@ -74,6 +76,11 @@ class Script:
         takes_profile: false where the ranges of shapes are refused.
         keeps_cache: false where there is no timing cache after the build.
         has_driver: false where making any object kills the process.
+        tensors: inputs and outputs of the network: name, "INPUT" or "OUTPUT", type, shape; read from the ONNX file
+            where the parser is given none.
+        compute: what an engine answers, from {input name: array} to {output name: array}.
+        cuda: plays the driver; its memory holds inputs and outputs.
+        executes: false where a run is refused.
         made: classes of which objects were made.
         asked: figures of the config that a build had.
     """
@@ -91,8 +98,34 @@ class Script:
     takes_profile: bool = True
     keeps_cache: bool = True
     has_driver: bool = True
+    tensors: list[tuple[str, str, str, list[int]]] = field(default_factory=list)
+    compute: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    cuda: Any = None
+    executes: bool = True
     made: list[str] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
+
+
+_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32}
+_ONNX = {1: "FLOAT", 10: "HALF", 7: "INT64", 6: "INT32"}  # onnx.TensorProto.DataType
+
+
+def read_tensors(path: str) -> list[tuple[str, str, str, list[int]]]:
+    """Return inputs and outputs of an ONNX file, as `Script.tensors` has them."""
+    import onnx  # a bare environment has none, and brings the rows itself
+
+    graph = onnx.load(path, load_external_data=False).graph
+
+    def row(item: Any, mode: str) -> tuple[str, str, str, list[int]]:
+        kind = item.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+        return (item.name, mode, _ONNX[kind.elem_type], sizes)
+
+    return [row(item, "INPUT") for item in graph.input] + [row(x, "OUTPUT") for x in graph.output]
+
+
+def _row(script: Script, name: str) -> tuple[str, str, str, list[int]]:
+    return next(row for row in script.tensors if row[0] == name)
 
 
 class _Fake:
@@ -256,16 +289,14 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
             script.asked.setdefault("parser", []).append(module.OnnxParserFlag(flag).name)
 
         def parse_from_file(self, path: str) -> bool:
-            graph = onnx.load(path, load_external_data=False).graph
-            for item in graph.input:
-                dims = item.type.tensor_type.shape.dim
-                tensor = module.ITensor()
-                tensor.name = item.name
-                tensor.shape = tuple(
-                    dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims
-                )
-                self._network._inputs.append(tensor)
-            script.asked["inputs"] = [item.name for item in graph.input]
+            assert Path(path).is_file()
+            script.tensors = script.tensors or read_tensors(path)
+            for name, mode, _, shape in script.tensors:
+                if mode == "INPUT":
+                    tensor = module.ITensor()
+                    tensor.name, tensor.shape = name, tuple(shape)
+                    self._network._inputs.append(tensor)
+            script.asked["inputs"] = [row[0] for row in script.tensors if row[1] == "INPUT"]
             return not script.faults
 
         @property
@@ -360,13 +391,58 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
         def create_execution_context(self) -> Any:
             return None if script.runs is None else module.IExecutionContext()
 
+        @property
+        def num_io_tensors(self) -> int:
+            return len(script.tensors)
+
+        def get_tensor_name(self, index: int) -> str:
+            return script.tensors[index][0]
+
+        def get_tensor_mode(self, name: str) -> Any:
+            return module.TensorIOMode[_row(script, name)[1]]
+
+        def get_tensor_dtype(self, name: str) -> Any:
+            return module.DataType[_row(script, name)[2]]
+
     class IExecutionContext:
         def __init__(self) -> None:
             self._shapes: dict[str, Any] = {}
 
+            self._places: dict[str, int] = {}
+
         def set_input_shape(self, name: str, shape: Any) -> bool:
             self._shapes[name] = shape
-            return bool(script.runs)
+            free = _row(script, name)[3] if script.tensors else shape
+            fits = all(own in (-1, asked) for own, asked in zip(free, shape, strict=True))
+            return bool(script.runs) and fits
+
+        def get_tensor_shape(self, name: str) -> Any:
+            batch = next(iter(self._shapes.values()))[0]
+            return tuple(batch if size == -1 else size for size in _row(script, name)[3])
+
+        def set_tensor_address(self, name: str, address: int) -> bool:
+            assert script.cuda is None or script.cuda.live[address] in ("device", "managed")
+            self._places[name] = address
+            return True
+
+        def execute_async_v3(self, stream_handle: int) -> bool:
+            assert set(self._places) == {row[0] for row in script.tensors}, "a buffer is missing"
+            if script.executes:
+                script.cuda.work(self._compute)
+            return script.executes
+
+        def _array(self, name: str) -> Any:
+            shape = self._shapes.get(name) or self.get_tensor_shape(name)
+            kind = np.dtype(_NUMPY[_row(script, name)[2]])
+            size = math.prod(shape) * kind.itemsize
+            memory = (ctypes.c_char * size).from_address(self._places[name])
+            return np.frombuffer(memory, kind).reshape(shape)
+
+        def _compute(self) -> None:
+            feed = {row[0]: self._array(row[0]) for row in script.tensors if row[1] == "INPUT"}
+            for name, values in script.compute(feed).items():
+                self._array(name)[...] = values
+            script.cuda.tick()
 
     class EngineInspector:
         def get_engine_information(self, form: Any) -> str:
