@@ -172,7 +172,7 @@ def _engine_request(
     facts = describe(model)
     return {
         "workspace_mib": WORKSPACE_MIB,
-        "is_weak": card.weak_typing,
+        "is_weak": card.weak_typing and facts.flavour != "fp16-typed",
         "names": list(facts.names),
         "meant": [list(item) for item in facts.meant],
         "shapes": [

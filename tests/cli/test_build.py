@@ -66,7 +66,14 @@ def test_the_folder_holds_what_the_documents_say(build):
             "agreement.json",
             "codes.json",
         ),
-        *("evaluation.json", "bundle", "bundle.tar.zst", "results.json", "manifest.json", "log.jsonl"),
+        *(
+            "evaluation.json",
+            "bundle",
+            "bundle.tar.zst",
+            "results.json",
+            "manifest.json",
+            "log.jsonl",
+        ),
         *("report.html", "typing.json", "half.json"),
     }
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from polygraphy.json import load_json
 
 from deploy.board_files import board_files
-from deploy.bundle import BundleResult, write_bundle
+from deploy.bundle import BundleResult, _engine_request, write_bundle
+from deploy.cards import load_card
 from deploy.onnxrt import run_onnx
 from deploy.trtexec import BatchRange
 from edgeq.core.errors import CalibError, EdgeqBug, InputError, TargetError
@@ -296,3 +298,14 @@ def test_the_model_in_the_bundle_is_the_model_given(make_bundle, tmp_path, qdq):
 def test_the_result_survives_json(make_bundle):
     result = make_bundle()
     assert BundleResult.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize(("half", "is_weak"), [(False, True), (True, False)])
+def test_a_graph_typed_in_fp16_is_built_with_strong_typing(qdq, half, is_weak):
+    if half:
+        for item in qdq.graph.initializer:
+            if item.name.endswith("_scale"):
+                value = numpy_helper.to_array(item).astype(np.float16)
+                item.CopyFrom(numpy_helper.from_array(value, item.name))
+    request = _engine_request(qdq, load_card("jetson-orin"), [], BatchRange())
+    assert request["is_weak"] is is_weak
