@@ -28,7 +28,7 @@ from calib.statistics import (
     targets_from_table,
     with_slack,
 )
-from calib.units import Unit, legal_box, standardise
+from calib.units import Unit, legal_box, make_unit, standardise
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
@@ -297,6 +297,24 @@ def leaves(spec: InputSpec, count: int, generator: torch.Generator, *, spread: f
     )
     values = dead_leaves(count, height, width, math.prod(channels), generator, spread=spread)
     return (4 * values - 2).view(count, *spec.shape)
+
+
+def draw_leaves(inputs: Sequence[InputSpec], *, count: int, seed: int) -> SampleSet:
+    """Return `count` samples of dead leaves inside the legal box of every input; no network is asked."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "leaves"))
+    arrays = {}
+    for unit in map(make_unit, inputs):
+        low, high = legal_box(unit.standard)
+        x = leaves(unit.standard, count, generator)
+        arrays[unit.spec.name] = unit.restore(torch.maximum(torch.minimum(x, high), low))
+    first = inputs[0].name
+    return SampleSet(
+        input_name=first,
+        samples=arrays.pop(first),
+        labels=None,
+        provenance={"source": "leaves", "seed": seed, "torch": torch.__version__},
+        others=arrays,
+    )
 
 
 def _unoptimised(

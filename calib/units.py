@@ -54,7 +54,7 @@ def standardise(teacher: Teacher, inputs: Sequence[InputSpec]) -> tuple[Teacher,
 
     Nothing is changed where the model's own unit is the standard one already.
     """
-    units = [_unit(spec) for spec in inputs]
+    units = [make_unit(spec) for spec in inputs]
     if all(unit.centre is None for unit in units):
         return teacher, units
     changed = teacher.copy()
@@ -84,7 +84,8 @@ def legal_box(spec: InputSpec) -> tuple[Tensor, Tensor]:
     return _along_channels(spec, spec.low), _along_channels(spec, spec.high)
 
 
-def _unit(spec: InputSpec) -> Unit:
+def make_unit(spec: InputSpec) -> Unit:
+    """Return the standard unit of an input."""
     mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
     if spec.layout is Layout.OTHER:
         centre, scale = mean, std

@@ -28,6 +28,7 @@ from edgeq.cli.recipes import recipes
 from edgeq.cli.report import report
 from edgeq.cli.synth import synth
 from edgeq.cli.targets import targets
+from edgeq.cli.weight_only import weight_only
 from edgeq.core.errors import EdgeqBug, EdgeqError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -56,6 +57,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog="Example: edgeq build model.onnx --target jetson-orin --bits w4a8")(build)
+app.command("weight-only", epilog="Example: edgeq weight-only vit.onnx --target jetson-orin")(
+    weight_only
+)
 app.command(epilog="Example: edgeq synth model.onnx --preset imagenet --seed 1")(synth)
 app.command(epilog="Example: edgeq explain model.onnx --target jetson-orin")(explain)
 app.command(

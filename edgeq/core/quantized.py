@@ -1,14 +1,21 @@
-"""What training hands to the writer: the scales, integer weights and biases of a planned model. Numpy only."""
+"""What the writers are given: scales, integer weights and biases of a planned model, or packed matrices.
+
+Numpy only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.core.errors import NumericsError
+from edgeq.core.numerics import dequantize
 from edgeq.core.plan import QuantPlan, Role
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,63 @@ class QuantizedValues:
                 raise _illegal(decision.tensor, "has no integer weights")
             if codes.size and (codes.min() < decision.grid.low or codes.max() > decision.grid.high):
                 raise _illegal(decision.tensor, f"has codes off its grid {decision.grid}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedMatrix:
+    """A weight [K, N] as 4-bit codes with one scale for each block of `block` of its K inputs, and rows in float.
+
+    Attributes:
+        codes: [K, N], int8, -7..7; 0 in the rows that are kept in float.
+        scale: [K / block, N], float32, > 0.
+        rows: [R], int64, the inputs whose weights are kept in float, in rising order; empty where none are.
+        floats: [R, N], float32, these weights.
+    """
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    floats: NDArray[np.float32]
+
+    @property
+    def block(self) -> int:
+        """Return how many inputs have one scale."""
+        return len(self.codes) // len(self.scale)
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """Return codes * scale, [K, N]: what DequantizeLinear gives."""
+        rows = dequantize(to_rows(self.codes, self.block), self.scale.reshape(-1))
+        return from_rows(rows, self.codes.shape[1])
+
+    def weight(self) -> NDArray[np.float32]:
+        """Return the weight in effect, [K, N]: the dequantized one with the rows that are kept in float."""
+        weight = self.dequantized()
+        weight[self.rows] = self.floats
+        return weight
+
+
+def to_rows(matrix: NDArray[Scalar], block: int) -> NDArray[Scalar]:
+    """Return a matrix [K, N] with each of its blocks in a row, [K / block * N, block].
+
+    Raises:
+        NumericsError: if `block` does not divide K.
+    """
+    size, columns = matrix.shape
+    if block < 1 or size % block:
+        raise NumericsError(
+            f"blocks of {block} do not divide {size} inputs",
+            why="every block has a scale of its own, and TensorRT takes no shorter last block",
+            mend="choose a block that divides the size",
+        )
+    return np.ascontiguousarray(matrix.reshape(-1, block, columns).swapaxes(1, 2)).reshape(
+        -1, block
+    )
+
+
+def from_rows(rows: NDArray[Scalar], columns: int) -> NDArray[Scalar]:
+    """Return the matrix [K, `columns`] whose blocks are `rows`; undoes `to_rows`."""
+    blocks = rows.reshape(-1, columns, rows.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(blocks).reshape(-1, columns)
 
 
 def _illegal(tensor: str, what: str) -> NumericsError:

@@ -157,6 +157,12 @@ class BitSpec(Spec):
             InputError: if `text` has another form.
         """
         match = cls._PATTERN.fullmatch(text.strip().lower())
+        if text.strip().lower() in {"w4a16", "w4a32"}:
+            raise InputError(
+                f"--bits '{text}' leaves the activations in float",
+                why="a build trains both; weights alone need neither samples nor training and have a verb of their own",
+                mend="edgeq weight-only MODEL --target TARGET",
+            )
         if match is None:
             raise InputError(
                 f"--bits '{text}' is not understood",

@@ -80,6 +80,11 @@ def convert_opset(
 ) -> onnx.ModelProto:
     """Return `model` at opset `version`, with all that ONNX's converter forgets put back.
 
+    Args:
+        model: not changed.
+        version: a higher or lower one.
+        why: what needs that version, for the message.
+
     Raises:
         ModelError: if the converter cannot.
     """

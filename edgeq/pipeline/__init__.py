@@ -7,6 +7,7 @@ from edgeq.pipeline.explain import Explanation, run_explain
 from edgeq.pipeline.interface import build, make_options
 from edgeq.pipeline.job import BuildOptions, Job, prepare
 from edgeq.pipeline.run import BuildResult, run_build, run_synth
+from edgeq.pipeline.weight_only import PackedResult, run_weight_only
 
 __all__ = [
     "BuildOptions",
@@ -14,6 +15,7 @@ __all__ = [
     "DryRun",
     "Explanation",
     "Job",
+    "PackedResult",
     "build",
     "make_options",
     "plan_build",
@@ -21,4 +23,5 @@ __all__ = [
     "run_build",
     "run_explain",
     "run_synth",
+    "run_weight_only",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import onnx
 
-from edgeq.core.specs import TargetCard
+from edgeq.core.specs import NumberFormat, TargetCard
 from edgeq.graph.lint.check import LintView, Severity, lint_check
+from edgeq.graph.pack_weights import PACKED_OPSET
 from edgeq.graph.view import node_id
 
 _UNSUPPORTED = frozenset(
@@ -26,11 +27,35 @@ _DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 )
 def check_opset(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
     """Find an opset outside the target's range."""
-    if not card.opset_min <= view.opset <= card.opset_max:
+    if not card.opset_min <= view.opset <= card.opset_max and not _is_for_int4(view, card):
         yield (
             "",
             f"opset {view.opset} is not in {card.opset_min}..{card.opset_max}, which '{card.name}' takes",
         )
+
+
+@lint_check(
+    "model.opset-int4",
+    severity=Severity.WARNING,
+    why="INT4 came with opset 21; the parser has it, but documents lower opsets only, and it was not tried on a device",
+    mend="build it on the board and see; the float model is what to fall back on",
+)
+def check_opset_of_int4(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
+    """Find an opset above the target's that INT4 weights need."""
+    if view.opset > card.opset_max and _is_for_int4(view, card):
+        yield (
+            "",
+            f"opset {view.opset} for INT4 weights; '{card.name}' documents up to {card.opset_max}",
+        )
+
+
+def _is_for_int4(view: LintView, card: TargetCard) -> bool:
+    """Return true if the opset is the one that came with INT4, and the target takes INT4 weights, which are there."""
+    return (
+        view.opset == PACKED_OPSET
+        and NumberFormat.INT4_WEIGHTS in card.formats
+        and any(item.data_type == onnx.TensorProto.INT4 for item in view.initializers.values())
+    )
 
 
 @lint_check(

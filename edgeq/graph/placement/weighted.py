@@ -17,7 +17,7 @@ from edgeq.graph.placement.rule import PlacementView, Wish, label, placement_rul
 from edgeq.graph.view import GraphView, attribute
 
 # Below these sizes ModelOpt leaves a matrix product in FP16: the INT8 kernel does not pay (tensorrt.md 2.4).
-_SMALL_MATRIX = 16
+SMALL_MATRIX = 16
 
 
 @placement_rule("conv", "Conv")
@@ -147,6 +147,6 @@ def _size_note(view: GraphView, node: onnx.NodeProto) -> str:
     shape = view.shape(node.input[1])
     if shape is None or view.constant_root(node.input[1]) is None or len(shape) < 2:
         return ""
-    if min(size or _SMALL_MATRIX for size in shape[-2:]) >= _SMALL_MATRIX:
+    if min(size or SMALL_MATRIX for size in shape[-2:]) >= SMALL_MATRIX:
         return ""
     return f"a small product ({'x'.join(str(size) for size in shape)}), so INT8 saves memory rather than time"

@@ -208,6 +208,7 @@ CASES = [
     Case("typing.float32-kernel", HALF_CONV.replace("PAIR", "ad, kd"), HALF_CONV.replace("PAIR", "a, k"), "FP32"),
     Case("qdq.packed-reader", INT4_CONV, good=INT4, words="Conv"),
     Case("qdq.packed-reader", INT4.replace("MatMul(f, md)", "Add(f, md)"), good=INT4, words="Add"),
+    Case("model.opset-int4", INT4, GOOD, "documents up to 20"),
     Case("qdq.packed-shape", INT4.replace("[256,8]", "[255,1]").replace("[4,8]", "[5,1]"), INT4, "odd"),
     Case("qdq.packed-shape", INT4.replace("[4,8]", "[3,8]"), good=INT4, words="do not divide"),
     Case("qdq.packed-shape", INT4.replace("[4,8]", "[4,4]"), good=INT4, words="2 blocked axes"),

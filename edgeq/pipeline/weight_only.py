@@ -1,0 +1,298 @@
+"""`edgeq weight-only`: weights of MatMul and Gemm in 4 bits, activations in float; no training and no data.
+
+Entry: `run_weight_only`. The result is a folder with `model.qdq.onnx` and `results.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import edgeq
+from edgeq.core.errors import BuildError, EdgeqBug, InputError, ModelError
+from edgeq.core.files import write_bytes, write_json
+from edgeq.core.numerics import sqnr_db
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.quantized import PackedMatrix
+from edgeq.core.samples import SampleSet
+from edgeq.core.specs import InputSpec, TargetCard
+from edgeq.graph.pack_weights import MatrixSite, Untouched
+from edgeq.graph.view import GraphView
+from edgeq.pipeline.job import BuildOptions, read_model
+
+Matrix = NDArray[np.float32]
+
+MODEL, RESULTS = "model.qdq.onnx", "results.json"
+
+# Pictures of dead leaves on which the two models are compared, where no sample set is given.
+SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedResult:
+    """What `run_weight_only` made.
+
+    Attributes:
+        folder: where it lies.
+        results: the content of `results.json`.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"folder": str(self.folder), **self.results}
+
+    def lines(self) -> list[str]:
+        """Return what a user tells a colleague."""
+        found, size = self.results, self.results["size_bytes"]
+        kept = sum(item["rows_in_float"] for item in found["matrices"])
+        lines = [
+            f"{len(found['matrices'])} matrices in 4 bits for {found['target']}, activations in float"
+            + (f"; {kept} outlying inputs in float" if kept else ""),
+        ]
+        for item in found["agreement"]["outputs"]:
+            share = item["top1_match_ratio"]
+            classes = "" if share is None else f", same top class on {100 * share:.1f} %"
+            lines.append(
+                f"output '{item['b']}': SQNR {item['sqnr_db']:.1f} dB{classes} ({found['samples']})"
+            )
+        lines.append(
+            f"size: {size['before'] / 1e3:.0f} kB before, {size['after'] / 1e3:.0f} kB after"
+        )
+        lines += [f"note: {finding}" for finding in found["findings"]]
+        if found["runtime"] == "tensorrt":
+            lines.append(
+                f"no engine was built here; on the board: edgeq engine {MODEL} --target {found['target']} "
+                "(INT4 was not tried on a device)"
+            )
+        return lines
+
+
+def run_weight_only(
+    options: BuildOptions,
+    *,
+    method: str,
+    block: int,
+    samples: Path | None = None,
+    progress: Progress | None = None,
+) -> PackedResult:
+    """Pack the weights of a model, verify the result in ONNX Runtime, and write both files to `options.out`.
+
+    Args:
+        options: model, target, folder, preprocessing, seed and overwrite are read.
+        method: a name of `edgeq.quant.weight_only.Method`.
+        block: the longest block of inputs with one scale.
+        samples: a sample set on which the models are compared; dead leaves if None.
+        progress: told of both stages.
+
+    Raises:
+        TargetError: if the target has no INT4 weights.
+        ModelError: if no weight can be packed; says why of each kind.
+        BuildError: if ONNX Runtime does not give the weights that were written, or the lint finds an error.
+    """
+    from deploy.cards import Capability, load_card, require_capability
+    from deploy.compare import compare_models
+    from edgeq.graph.fold_weights import fold_weights
+    from edgeq.graph.infer_ranks import infer_shapes
+    from edgeq.graph.lint import lint
+    from edgeq.graph.pack_weights import find_matrices, pack_weights
+    from edgeq.graph.regions import predict_regions
+
+    progress = progress or NoProgress()
+    card = load_card(options.target)
+    require_capability(card, Capability.INT4_WEIGHTS)
+    _require_room(options)
+    loaded, reports = read_model(options)
+    folded = fold_weights(loaded.model).model
+    sites, untouched = find_matrices(infer_shapes(folded), block=block)
+    _require_matrices(sites, untouched, card)
+    values = {site.tensor: _stored(folded, site) for site in sites}
+    packed = _pack(values, sites, method=method, progress=progress)
+    written = pack_weights(folded, sites, packed, card=card)
+    unpacked = [packed[site.tensor].dequantized() for site in sites]
+    stored = [w.T if s.is_transposed else w for s, w in zip(sites, unpacked, strict=True)]
+    _require_equal(written.model, written.touched, stored)
+    findings = lint(written.model, card)
+    errors = [f"[{item.check}] {item.what}" for item in findings if item.severity.value == "error"]
+    if errors:
+        raise BuildError(
+            f"the model breaks {len(errors)} rules of {card.title}: {'; '.join(errors)}",
+            why="its parser would refuse the file",
+            mend="mend these in the float model; `edgeq lint` tells more of each",
+        )
+    specs = [report.spec for report in reports]
+    sample_set = SampleSet.load(samples) if samples is not None else _draw(specs, options.seed)
+    agreement = compare_models(loaded.model, written.model, sample_set, progress=progress)
+    data = written.model.SerializeToString(deterministic=True)
+    results = {
+        "schema": 1,
+        "edgeq": edgeq.__version__,
+        "model": options.model.name,
+        "model_sha256": loaded.digest,
+        "target": card.name,
+        "runtime": card.runtime,
+        "bits": "w4a16",
+        "method": method,
+        "block": block,
+        "seed": options.seed,
+        "samples": f"{len(sample_set)} samples of {'the set given' if samples else 'dead leaves'}",
+        "matrices": [_describe(site, packed[site.tensor], values[site.tensor]) for site in sites],
+        "left_in_float": [
+            {"node": item.node, "op_type": item.op_type, "reason": item.reason}
+            for item in untouched
+        ],
+        "agreement": agreement.to_dict(),
+        "lint": [{"check": i.check, "node": i.node, "what": i.what} for i in findings],
+        "regions": [region.to_dict() for region in predict_regions(written.model, card)],
+        "findings": [*loaded.findings, *written.findings, *_tell(untouched), *_tell_runtime(card)],
+        "size_bytes": {"before": loaded.size_bytes, "after": len(data)},
+    }
+    write_bytes(options.out / MODEL, data)
+    write_json(options.out / RESULTS, results)
+    return PackedResult(folder=options.out, results=results)
+
+
+def _require_room(options: BuildOptions) -> None:
+    """Raise if the folder holds files of others, or a result that may not be replaced."""
+    if not options.out.exists():
+        return
+    names = {item.name for item in options.out.iterdir()} if options.out.is_dir() else {""}
+    if names - {MODEL, RESULTS}:
+        what, mend = "holds files that are not of this verb", "choose another --out"
+    elif names and not options.overwrite:
+        what, mend = "holds a result", "choose another --out, or pass --overwrite to replace it"
+    else:
+        return
+    raise InputError(
+        f"the output folder {what}",
+        why="edgeq never mixes its results with other files, and replaces none unasked",
+        mend=mend,
+        path=options.out,
+    )
+
+
+def _require_matrices(
+    sites: Sequence[MatrixSite], untouched: Sequence[Untouched], card: TargetCard
+) -> None:
+    """Raise if there is nothing to pack; a model of convolutions alone is refused as such."""
+    from deploy.cards import Capability, require_capability
+
+    if sites:
+        return
+    products = [item for item in untouched if item.op_type in {"Gemm", "MatMul"}]
+    with_weight = [item for item in products if "no constant" not in item.reason]
+    if not with_weight and any(item.op_type.startswith("Conv") for item in untouched):
+        require_capability(card, Capability.INT4_CONVOLUTIONS)
+    reasons = dict.fromkeys(item.reason for item in with_weight or products)
+    raise ModelError(
+        f"no weight of the {len(products)} MatMul and Gemm nodes can be packed in 4 bits",
+        why="; ".join(reasons)
+        or "INT4 weights are those of MatMul and Gemm, and the model has none",
+        mend="a smaller --block may help where sizes do not divide; else quantize in INT8: edgeq build --bits w8a8",
+    )
+
+
+def _stored(model: onnx.ModelProto, site: MatrixSite) -> Matrix:
+    """Return the weight of a site as [K, N]."""
+    value = GraphView(model).constant(site.tensor)
+    if value is None:
+        msg = f"'{site.tensor}' is no constant"
+        raise EdgeqBug(msg)
+    matrix = value.astype(np.float32, copy=False)
+    return np.ascontiguousarray(matrix.T if site.is_transposed else matrix)
+
+
+def _pack(
+    values: dict[str, Matrix],
+    sites: Sequence[MatrixSite],
+    *,
+    method: str,
+    progress: Progress,
+) -> dict[str, PackedMatrix]:
+    from edgeq.quant.weight_only import Method, pack_matrix
+
+    progress.start("pack", len(sites), "matrices")
+    packed = {}
+    for site in sites:
+        packed[site.tensor] = pack_matrix(
+            values[site.tensor], block=site.block, method=Method(method), may_split=site.may_split
+        )
+        progress.advance()
+    progress.finish(f"{len(sites)} matrices in 4 bits, {method}")
+    return packed
+
+
+def _require_equal(
+    model: onnx.ModelProto, tensors: Sequence[str], expected: Sequence[Matrix]
+) -> None:
+    """Raise unless ONNX Runtime unpacks the weights `tensors` to the bits that `core.numerics` gives."""
+    from deploy.onnxrt import Session
+
+    view = GraphView(model)
+    nodes = [node for name in tensors if (node := view.producer(name)) is not None]
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, value.shape)
+        for name, value in zip(tensors, expected, strict=True)
+    ]
+    constants = {name: view.initializers[name] for node in nodes for name in node.input}
+    alone = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "weights", [], outputs, list(constants.values())),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+    found = Session(alone).run({})
+    for name, value in zip(tensors, expected, strict=True):
+        if not np.array_equal(found[name], value):
+            raise BuildError(
+                f"ONNX Runtime unpacks the weight '{name}' to other values than edgeq",
+                why="the packed weights would mean something else on the target",
+                mend="report this, with the versions that `edgeq doctor` tells",
+            )
+
+
+def _draw(specs: Sequence[InputSpec], seed: int) -> SampleSet:
+    from calib.synthesize import draw_leaves
+
+    return draw_leaves(specs, count=SAMPLES, seed=seed)
+
+
+def _describe(site: MatrixSite, matrix: PackedMatrix, values: Matrix) -> dict[str, Any]:
+    return {
+        "tensor": site.tensor,
+        "readers": list(site.readers),
+        "inputs": site.inputs,
+        "outputs": site.outputs,
+        "block": matrix.block,
+        "rows_in_float": len(matrix.rows),
+        "sqnr_db": min(sqnr_db(values, matrix.weight()), 200.0),
+    }
+
+
+def _tell_runtime(card: TargetCard) -> list[str]:
+    """Return what a user of ONNX Runtime has to set; measured with 1.31 (tensorrt.md 7.2)."""
+    if card.runtime != "onnxruntime":
+        return []
+    text = (
+        "with its default options ONNX Runtime quantizes the activations of such a product to 8 bits; "
+        "the session option session.qdq_matmulnbits_accuracy_level=1 keeps them float"
+    )
+    return [text]
+
+
+def _tell(untouched: Sequence[Untouched]) -> list[str]:
+    """Return one sentence for each reason, with how many nodes it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for item in untouched:
+        by_reason.setdefault(item.reason, []).append(f"{item.op_type} '{item.node}'")
+    return [
+        f"{nodes[0]}{f' and {len(nodes) - 1} more' if len(nodes) > 1 else ''} in float: {reason}"
+        for reason, nodes in by_reason.items()
+    ]
