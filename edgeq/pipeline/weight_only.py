@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 import edgeq
-from edgeq.core.errors import BuildError, EdgeqBug, InputError, ModelError
+from edgeq.core.errors import BuildError, CalibError, EdgeqBug, InputError, ModelError
 from edgeq.core.files import write_bytes, write_json
 from edgeq.core.numerics import sqnr_db
 from edgeq.core.progress import NoProgress, Progress
@@ -100,7 +100,7 @@ def run_weight_only(
     """
     from deploy.cards import Capability, load_card, require_capability
     from deploy.compare import compare_models
-    from edgeq.graph.fold_weights import fold_weights
+    from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.lint import lint
     from edgeq.graph.pack_weights import find_matrices, pack_weights
@@ -111,7 +111,8 @@ def run_weight_only(
     require_capability(card, Capability.INT4_WEIGHTS)
     _require_room(options)
     loaded, reports = read_model(options)
-    folded = fold_weights(loaded.model).model
+    sample_set = _find_samples([report.spec for report in reports], samples, seed=options.seed)
+    folded = fold_constants(loaded.model).model
     sites, untouched = find_matrices(infer_shapes(folded), block=block)
     _require_matrices(sites, untouched, card)
     values = {site.tensor: _stored(folded, site) for site in sites}
@@ -128,8 +129,6 @@ def run_weight_only(
             why="its parser would refuse the file",
             mend="mend these in the float model; `edgeq lint` tells more of each",
         )
-    specs = [report.spec for report in reports]
-    sample_set = SampleSet.load(samples) if samples is not None else _draw(specs, options.seed)
     agreement = compare_models(loaded.model, written.model, sample_set, progress=progress)
     data = written.model.SerializeToString(deterministic=True)
     results = {
@@ -258,10 +257,26 @@ def _require_equal(
             )
 
 
-def _draw(specs: Sequence[InputSpec], seed: int) -> SampleSet:
+def _find_samples(specs: Sequence[InputSpec], given: Path | None, *, seed: int) -> SampleSet:
+    """Return the sample set in the folder `given`, or dead leaves.
+
+    Raises:
+        CalibError: if the set cannot be read, or belongs to a model of other inputs.
+    """
     from calib.synthesize import draw_leaves
 
-    return draw_leaves(specs, count=SAMPLES, seed=seed)
+    if given is None:
+        return draw_leaves(specs, count=SAMPLES, seed=seed)
+    found = SampleSet.load(given)
+    shapes = [x.shape[1:] for x in found.feed(slice(0)).values()]
+    if shapes != [spec.shape for spec in specs]:
+        raise CalibError(
+            f"the samples have the shape {shapes}, the model's inputs {[spec.shape for spec in specs]}",
+            why="a sample set belongs to the inputs of one model",
+            mend="make one with `edgeq synth`, or leave --samples out",
+            path=given,
+        )
+    return found
 
 
 def _describe(site: MatrixSite, matrix: PackedMatrix, values: Matrix) -> dict[str, Any]:
