@@ -299,13 +299,18 @@ def leaves(spec: InputSpec, count: int, generator: torch.Generator, *, spread: f
     return (4 * values - 2).view(count, *spec.shape)
 
 
-def draw_leaves(inputs: Sequence[InputSpec], *, count: int, seed: int) -> SampleSet:
-    """Return `count` samples of dead leaves inside the legal box of every input; no network is asked."""
+def draw_leaves(
+    inputs: Sequence[InputSpec], *, count: int, seed: int, spread: float = 0.25
+) -> SampleSet:
+    """Return `count` samples of dead leaves inside the legal box of every input; no network is asked.
+
+    `spread` is that of `SynthesisSpec.colour_spread`.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, "leaves"))
     arrays = {}
     for unit in map(make_unit, inputs):
         low, high = legal_box(unit.standard)
-        x = leaves(unit.standard, count, generator)
+        x = leaves(unit.standard, count, generator, spread=spread)
         arrays[unit.spec.name] = unit.restore(torch.maximum(torch.minimum(x, high), low))
     first = inputs[0].name
     return SampleSet(

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import GraphFlavour
+from edgeq.core.specs import GraphFlavour, TargetCard
 from edgeq.graph.half_rules import Kept
 from edgeq.pipeline.job import Job
 
@@ -33,13 +33,13 @@ class Typed:
     record: dict[str, Any]
 
 
-def type_model(job: Job, twin: onnx.ModelProto, samples: SampleSet) -> Typed:
-    """Return the FP32 Q/DQ model `twin` in the flavour of the build's target.
+def type_model(card: TargetCard, twin: onnx.ModelProto, samples: SampleSet) -> Typed:
+    """Return the FP32 Q/DQ model `twin` in the flavour of the target `card`.
 
     Raises:
         NumericsError: if a tensor has NaN or infinity on the samples.
     """
-    flavour = job.card.flavour
+    flavour = card.flavour
     if flavour is not GraphFlavour.FP16_TYPED:
         return Typed(
             model=twin, findings=(), record={"flavour": flavour.value, "half": 0, "kept": []}

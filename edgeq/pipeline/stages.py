@@ -18,7 +18,8 @@ from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import Progress
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import Layout
+from edgeq.core.specs import Layout, TargetCard
+from edgeq.graph.lint import Finding
 from edgeq.pipeline.half import measure_typing, type_model
 from edgeq.pipeline.job import Job
 
@@ -91,16 +92,9 @@ def write_model(job: Job, samples: SampleSet, folder: Path, progress: Progress) 
     values = load_values(folder / "trained.safetensors")
     values.require_complete(job.plan)
     written = insert_qdq(job.folded, job.plan, values, card=job.card)
-    typed = type_model(job, written.model, samples)
+    typed = type_model(job.card, written.model, samples)
     findings = lint(typed.model, job.card)
-    errors = [finding for finding in findings if finding.severity.value == "error"]
-    if errors:
-        lines = "; ".join(f"[{item.check}] {item.what}" for item in errors)
-        raise BuildError(
-            f"the Q/DQ model breaks {len(errors)} rules of {job.card.title}: {lines}",
-            why="its parser would refuse the file",
-            mend="report this with the manifest; `edgeq explain` shows the placement",
-        )
+    require_no_errors(findings, job.card)
     write_bytes(folder / "model.qdq.onnx", typed.model.SerializeToString(deterministic=True))
     write_json(folder / "findings.json", [*job.findings, *written.findings, *typed.findings])
     write_json(folder / "typing.json", typed.record)
@@ -114,6 +108,22 @@ def write_model(job: Job, samples: SampleSet, folder: Path, progress: Progress) 
     quantized = sum(1 for _ in job.plan.quantized())
     progress.finish(f"{quantized} tensors quantized, lint: 0 errors, {len(findings)} warnings")
     return ["model.qdq.onnx", "findings.json", "typing.json", "lint.json", "regions.json"]
+
+
+def require_no_errors(findings: Sequence[Finding], card: TargetCard) -> None:
+    """Raise if the lint of what was written found an error.
+
+    Raises:
+        BuildError: with all of them.
+    """
+    errors = [finding for finding in findings if finding.severity.value == "error"]
+    if errors:
+        lines = "; ".join(f"[{item.check}] {item.what}" for item in errors)
+        raise BuildError(
+            f"the Q/DQ model breaks {len(errors)} rules of {card.title}: {lines}",
+            why="its parser would refuse the file",
+            mend="`edgeq lint` tells more of each; report this if the float model keeps the rule",
+        )
 
 
 def verify_model(

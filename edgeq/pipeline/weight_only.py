@@ -6,74 +6,37 @@ Entry: `run_weight_only`. The result is a folder with `model.qdq.onnx` and `resu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 import edgeq
 from edgeq.core.errors import BuildError, CalibError, EdgeqBug, InputError, ModelError
 from edgeq.core.files import write_bytes, write_json
-from edgeq.core.numerics import sqnr_db
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.quantized import PackedMatrix
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import InputSpec, TargetCard
 from edgeq.graph.pack_weights import MatrixSite, Untouched
+from edgeq.graph.read import LoadedModel
 from edgeq.graph.view import GraphView
+from edgeq.pipeline.half import type_model
 from edgeq.pipeline.job import BuildOptions, read_model
-
-Matrix = NDArray[np.float32]
-
-MODEL, RESULTS = "model.qdq.onnx", "results.json"
+from edgeq.pipeline.packed_result import (
+    MODEL,
+    RESULTS,
+    Matrix,
+    PackedResult,
+    describe_matrix,
+    tell_runtime,
+    tell_untouched,
+)
+from edgeq.pipeline.stages import require_no_errors
 
 # Pictures of dead leaves on which the two models are compared, where no sample set is given.
 SAMPLES = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedResult:
-    """What `run_weight_only` made.
-
-    Attributes:
-        folder: where it lies.
-        results: the content of `results.json`.
-    """
-
-    folder: Path
-    results: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plain form."""
-        return {"folder": str(self.folder), **self.results}
-
-    def lines(self) -> list[str]:
-        """Return what a user tells a colleague."""
-        found, size = self.results, self.results["size_bytes"]
-        kept = sum(item["rows_in_float"] for item in found["matrices"])
-        lines = [
-            f"{len(found['matrices'])} matrices in 4 bits for {found['target']}, activations in float"
-            + (f"; {kept} outlying inputs in float" if kept else ""),
-        ]
-        for item in found["agreement"]["outputs"]:
-            share = item["top1_match_ratio"]
-            classes = "" if share is None else f", same top class on {100 * share:.1f} %"
-            lines.append(
-                f"output '{item['b']}': SQNR {item['sqnr_db']:.1f} dB{classes} ({found['samples']})"
-            )
-        lines.append(
-            f"size: {size['before'] / 1e3:.0f} kB before, {size['after'] / 1e3:.0f} kB after"
-        )
-        lines += [f"note: {finding}" for finding in found["findings"]]
-        if found["runtime"] == "tensorrt":
-            lines.append(
-                f"no engine was built here; on the board: edgeq engine {MODEL} --target {found['target']} "
-                "(INT4 was not tried on a device)"
-            )
-        return lines
 
 
 def run_weight_only(
@@ -99,12 +62,10 @@ def run_weight_only(
         BuildError: if ONNX Runtime does not give the weights that were written, or the lint finds an error.
     """
     from deploy.cards import Capability, load_card, require_capability
-    from deploy.compare import compare_models
     from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.lint import lint
     from edgeq.graph.pack_weights import find_matrices, pack_weights
-    from edgeq.graph.regions import predict_regions
 
     progress = progress or NoProgress()
     card = load_card(options.target)
@@ -121,16 +82,9 @@ def run_weight_only(
     unpacked = [packed[site.tensor].dequantized() for site in sites]
     stored = [w.T if s.is_transposed else w for s, w in zip(sites, unpacked, strict=True)]
     _require_equal(written.model, written.touched, stored)
-    findings = lint(written.model, card)
-    errors = [f"[{item.check}] {item.what}" for item in findings if item.severity.value == "error"]
-    if errors:
-        raise BuildError(
-            f"the model breaks {len(errors)} rules of {card.title}: {'; '.join(errors)}",
-            why="its parser would refuse the file",
-            mend="mend these in the float model; `edgeq lint` tells more of each",
-        )
-    agreement = compare_models(loaded.model, written.model, sample_set, progress=progress)
-    data = written.model.SerializeToString(deterministic=True)
+    typed = type_model(card, written.model, sample_set)
+    lints = lint(typed.model, card)
+    require_no_errors(lints, card)
     results = {
         "schema": 1,
         "edgeq": edgeq.__version__,
@@ -143,20 +97,43 @@ def run_weight_only(
         "block": block,
         "seed": options.seed,
         "samples": f"{len(sample_set)} samples of {'the set given' if samples else 'dead leaves'}",
-        "matrices": [_describe(site, packed[site.tensor], values[site.tensor]) for site in sites],
+        "matrices": [
+            describe_matrix(site, packed[site.tensor], values[site.tensor]) for site in sites
+        ],
         "left_in_float": [
             {"node": item.node, "op_type": item.op_type, "reason": item.reason}
             for item in untouched
         ],
-        "agreement": agreement.to_dict(),
-        "lint": [{"check": i.check, "node": i.node, "what": i.what} for i in findings],
-        "regions": [region.to_dict() for region in predict_regions(written.model, card)],
-        "findings": [*loaded.findings, *written.findings, *_tell(untouched), *_tell_runtime(card)],
-        "size_bytes": {"before": loaded.size_bytes, "after": len(data)},
+        "typing": typed.record,
+        "lint": [{"check": item.check, "node": item.node, "what": item.what} for item in lints],
+        "findings": [
+            *(*loaded.findings, *written.findings, *typed.findings),
+            *(*tell_untouched(untouched), *tell_runtime(card)),
+        ],
     }
-    write_bytes(options.out / MODEL, data)
+    results |= _judge(loaded, typed.model, sample_set, card, progress)
+    write_bytes(options.out / MODEL, typed.model.SerializeToString(deterministic=True))
     write_json(options.out / RESULTS, results)
     return PackedResult(folder=options.out, results=results)
+
+
+def _judge(
+    loaded: LoadedModel,
+    model: onnx.ModelProto,
+    samples: SampleSet,
+    card: TargetCard,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return how the written model compares with the one that came: agreement, kernels and size."""
+    from deploy.compare import compare_models
+    from edgeq.graph.regions import predict_regions
+
+    agreement = compare_models(loaded.model, model, samples, progress=progress)
+    return {
+        "agreement": agreement.to_dict(),
+        "regions": [region.to_dict() for region in predict_regions(model, card)],
+        "size_bytes": {"before": loaded.size_bytes, "after": model.ByteSize()},
+    }
 
 
 def _require_room(options: BuildOptions) -> None:
@@ -277,37 +254,3 @@ def _find_samples(specs: Sequence[InputSpec], given: Path | None, *, seed: int) 
             path=given,
         )
     return found
-
-
-def _describe(site: MatrixSite, matrix: PackedMatrix, values: Matrix) -> dict[str, Any]:
-    return {
-        "tensor": site.tensor,
-        "readers": list(site.readers),
-        "inputs": site.inputs,
-        "outputs": site.outputs,
-        "block": matrix.block,
-        "rows_in_float": len(matrix.rows),
-        "sqnr_db": min(sqnr_db(values, matrix.weight()), 200.0),
-    }
-
-
-def _tell_runtime(card: TargetCard) -> list[str]:
-    """Return what a user of ONNX Runtime has to set; measured with 1.31 (tensorrt.md 7.2)."""
-    if card.runtime != "onnxruntime":
-        return []
-    text = (
-        "with its default options ONNX Runtime quantizes the activations of such a product to 8 bits; "
-        "the session option session.qdq_matmulnbits_accuracy_level=1 keeps them float"
-    )
-    return [text]
-
-
-def _tell(untouched: Sequence[Untouched]) -> list[str]:
-    """Return one sentence for each reason, with how many nodes it holds for."""
-    by_reason: dict[str, list[str]] = {}
-    for item in untouched:
-        by_reason.setdefault(item.reason, []).append(f"{item.op_type} '{item.node}'")
-    return [
-        f"{nodes[0]}{f' and {len(nodes) - 1} more' if len(nodes) > 1 else ''} in float: {reason}"
-        for reason, nodes in by_reason.items()
-    ]
