@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 
 from deploy.differences import Difference
+from deploy.engine.measure import is_engine
 from deploy.lockstep import (
-    ENGINE_TAG,
     EngineSide,
     Feed,
     OnnxSide,
@@ -161,10 +161,8 @@ def compare_models(
 
 
 def _open(model: ModelSource) -> Side:
-    if isinstance(model, Path) and model.is_file():
-        with model.open("rb") as file:
-            if file.read(len(ENGINE_TAG)) == ENGINE_TAG:
-                return EngineSide(model.read_bytes())
+    if isinstance(model, Path) and is_engine(model):
+        return EngineSide(model.read_bytes())
     return OnnxSide(model)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.board.timing import percentile
 from deploy.onnxrt import Session
 from deploy.random_inputs import make_feeds, require_known_names
 from edgeq.core.errors import InputError
@@ -139,20 +140,6 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
         models=results,
         ratio=results[1].median_ms / results[0].median_ms if len(results) == 2 else None,
     )
-
-
-def percentile(ascending: Sequence[float], pct: float) -> float:
-    """Return trtexec's percentile of values in ascending order: no interpolation, in float32 as trtexec computes it.
-
-    Example:
-        >>> percentile(range(10), 90)
-        8
-
-    Source: TensorRT samples/common/sampleReporting.cpp, findPercentile.
-    """
-    count = len(ascending)
-    exclude = int((np.float32(1) - np.float32(pct) / np.float32(100)) * np.float32(count))
-    return ascending[max(count - 1 - exclude, 0)]
 
 
 def summarise(

@@ -14,12 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from deploy.board.driver import probe_driver
+from deploy.board.releases import SUPPORTED
 from deploy.onnxrt import Array, ModelInput, ModelSource, Session, cast_input
 from edgeq.core.errors import DeviceError, InputError
 from edgeq.core.optional import require
 from edgeq.core.samples import SampleSet
-
-ENGINE_TAG = b"ftrt"  # the first bytes of an engine (deployment/tensorrt.md 4.4)
 
 Visitor = Callable[[dict[str, Array], dict[str, Array], int], None]
 
@@ -69,7 +68,7 @@ class EngineSide:
         from polygraphy.datatype import DataType
 
         probe_driver()  # before any TensorRT object is made
-        require("tensorrt", ">=8.5,<12", why="to run an engine", install="pip install tensorrt")
+        require("tensorrt", SUPPORTED, why="to run an engine", install="pip install tensorrt")
         self._plan = plan
         runner, explained = self.runner(())
         with explained, runner:

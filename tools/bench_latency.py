@@ -1,8 +1,10 @@
-"""Time one or two ONNX models in ONNX Runtime on the CPU.
+"""Time ONNX files in ONNX Runtime, or TensorRT engines, by the rules and in the words of trtexec.
 
-    python tools/bench_latency.py A.onnx [B.onnx] [--batch 1] [--threads 2] [--json]
+    python tools/bench_latency.py A.onnx [B.onnx] [--backend onnxrt-cpu|onnxrt-cuda|onnxrt-tensorrt]
+    python tools/bench_latency.py engine.plan [other.plan] [--against times.json]
 
-Two models are run interleaved, and the ratio of their medians is printed. This is not a TensorRT latency.
+Two ONNX files run interleaved, two engines one after the other. A figure of the processor and one of a GPU never stand
+in one table. See docs/measuring.md.
 """
 
 from __future__ import annotations
@@ -10,98 +12,253 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from deploy.board.timing import TimingSpec, trtexec_defaults
+from deploy.cuda_backends import BACKENDS
+from deploy.engine.measure import is_engine, measure_engine
 from deploy.latency import LatencyReport, LatencySpec, measure_latency, parse_shape
-from edgeq.core.errors import EdgeqError
+from deploy.providers import GPU_BACKENDS, measure_on_gpu
+from deploy.trtexec_times import read_times
+from edgeq.core.errors import EdgeqError, InputError
 from edgeq.core.serial import canonical_json
+
+CPU = "onnxrt-cpu"
+_METRICS = ("latency_ms", "gpu_compute_ms", "h2d_ms", "d2h_ms", "enqueue_ms")
+_COLUMNS = ("median", "mean", "min", "max", "p90", "p95", "p99")
+_UNSTABLE_PCT = 2.5  # trtexec's limit
+_NAME = 28
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, or that of the error."""
     options = _parse(arguments)
     try:
-        spec = LatencySpec(
-            warm_up_ms=options.warm_up_ms,
-            duration_s=options.duration_s,
-            iterations=options.iterations,
-            threads=options.threads,
-            batch=options.batch,
-            shapes=dict(parse_shape(text) for text in options.shape),
-            seed=options.seed,
-        )
-        models = [path for path in (options.a, options.b) if path is not None]
-        report = measure_latency(models, spec=spec)
+        _require_sense(options)
+        if options.a is None or is_engine(options.a):
+            report = _time_engines(options)
+            print(canonical_json(report) if options.json else _engine_table(report))
+        else:
+            onnx = _time_onnx(options)
+            print(canonical_json(onnx.to_dict()) if options.json else _table(onnx))
     except EdgeqError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(canonical_json(report.to_dict()) if options.json else _table(report))
     return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Time one or two ONNX models in ONNX Runtime on the CPU (not a TensorRT latency).",
-        epilog="example: python tools/bench_latency.py model.onnx model.qdq.onnx --batch 8 --threads 2",
+        description="Time ONNX files in ONNX Runtime, or TensorRT engines, by the rules of trtexec.",
+        epilog="example: python tools/bench_latency.py engine.plan --against times.json",
     )
+    switch = argparse.BooleanOptionalAction
     defaults = LatencySpec()
-    parser.add_argument("a", type=Path, metavar="A.onnx")
-    parser.add_argument("b", type=Path, metavar="B.onnx", nargs="?", help="compared with A")
-    parser.add_argument("--batch", type=int, help="size of a dynamic batch axis (1)")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME:1x3x32x32",
-        help="of an input; repeatable",
-    )
-    parser.add_argument("--threads", type=int, help="of one operator (ONNX Runtime chooses)")
-    parser.add_argument(
-        "--warm-up-ms", type=float, default=defaults.warm_up_ms, help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--duration-s",
-        type=float,
-        default=defaults.duration_s,
-        help="least time a model (%(default)s)",
-    )
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        default=defaults.iterations,
-        help="least runs a model (%(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=defaults.seed, help="of the inputs (%(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("a", type=Path, metavar="A", nargs="?", help="an ONNX file or an engine")
+    add("b", type=Path, metavar="B", nargs="?", help="of the same kind; compared with A")
+    add("--backend", choices=(CPU, *GPU_BACKENDS), help=f"of ONNX files ({CPU})")
+    add("--batch", type=int, help="size of a dynamic batch axis (1; what an engine is tuned for)")
+    shape_help = "of an input; repeatable"
+    add("--shape", action="append", default=[], metavar="NAME:1x3x32x32", help=shape_help)
+    add("--threads", type=int, help="of one operator (ONNX Runtime chooses)")
+    add("--warm-up-ms", type=float, default=defaults.warm_up_ms, help="(%(default)s)")
+    duration_help = "least time a model (%(default)s)"
+    add("--duration-s", type=float, default=defaults.duration_s, help=duration_help)
+    runs_help = "least runs a model (%(default)s)"
+    add("--iterations", type=int, default=defaults.iterations, help=runs_help)
+    add("--seed", type=int, default=defaults.seed, help="of the inputs (%(default)s)")
+    add("--json", action="store_true", help="print JSON")
+    gpu = parser.add_argument_group("on a GPU")
+    add = gpu.add_argument
+    which = "whose defaults the next three have: of trtexec 8 to 10, or 11 (%(default)s)"
+    add("--trtexec-defaults", type=int, choices=(10, 11), default=11, help=which)
+    add("--transfers", action=switch, help="copy inputs and outputs in every query")
+    add("--spin-wait", action=switch, help="wait by spinning; ONNX Runtime has no choice")
+    add("--cuda-graph", action=switch, help="launch a captured graph")
+    library_help = "library that reaches the GPU, for engines (%(default)s)"
+    add("--cuda", choices=BACKENDS, default=BACKENDS[0], help=library_help)
+    against_help = "what `trtexec --exportTimes` wrote of the same engine"
+    add("--against", type=Path, metavar="TIMES.json", help=against_help)
     return parser.parse_args(arguments)
 
 
+def _require_sense(options: argparse.Namespace) -> None:
+    """Refuse what would put figures of two kinds side by side, or an option without effect."""
+    models = [path for path in (options.a, options.b) if path is not None]
+    if not models and options.against is None:
+        raise _nonsense(
+            "there is nothing to time",
+            "pass a model, or --against times.json to read one of trtexec",
+        )
+    if len({is_engine(path) for path in models}) > 1:
+        raise _nonsense(
+            "an ONNX file and an engine",
+            "time each by itself; edgeq engine makes an engine of the other",
+        )
+    is_onnx = bool(models) and not is_engine(models[0])
+    on_cpu = is_onnx and options.backend in (None, CPU)
+    if is_onnx and options.against is not None:
+        raise _nonsense("--against beside ONNX Runtime", "pass the engine that trtexec timed")
+    if models and not is_onnx and options.backend is not None:
+        raise _nonsense("--backend for an engine", "leave it out: engines run in TensorRT")
+    given = [options.transfers, options.spin_wait, options.cuda_graph]
+    if on_cpu and any(value is not None for value in given):
+        raise _nonsense(
+            "an option of a GPU on the processor", "pass --backend onnxrt-cuda, or leave it out"
+        )
+
+
+def _nonsense(what: str, mend: str) -> InputError:
+    why = "figures of a processor, of ONNX Runtime on a GPU and of TensorRT are no measurements of one thing"
+    return InputError(what, why=why, mend=mend)
+
+
+def _spec(options: argparse.Namespace) -> LatencySpec:
+    return LatencySpec(
+        warm_up_ms=options.warm_up_ms,
+        duration_s=options.duration_s,
+        iterations=options.iterations,
+        threads=options.threads,
+        batch=options.batch,
+        shapes=dict(parse_shape(text) for text in options.shape),
+        seed=options.seed,
+    )
+
+
+def _timing(options: argparse.Namespace) -> TimingSpec:
+    usual = trtexec_defaults(options.trtexec_defaults)
+    spec = _spec(options)  # checks the numbers
+    asked = {
+        "has_transfers": options.transfers,
+        "is_spinning": options.spin_wait,
+        "has_graph": options.cuda_graph,
+    }
+    return usual._replace(
+        warm_up_ms=spec.warm_up_ms,
+        duration_s=spec.duration_s,
+        iterations=spec.iterations,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+
+
+def _time_onnx(options: argparse.Namespace) -> LatencyReport:
+    models = [path for path in (options.a, options.b) if path is not None]
+    if options.backend in (None, CPU):
+        return measure_latency(models, spec=_spec(options))
+    timing = _timing(options)
+    return measure_on_gpu(
+        models,
+        options.backend,
+        _spec(options),
+        has_transfers=timing.has_transfers,
+        has_graph=timing.has_graph,
+    )
+
+
+def _time_engines(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of the engines and of trtexec; the keys that `edgeq report` reads are those of ONNX files."""
+    timing, spec = _timing(options), _spec(options)
+    models = [
+        measure_engine(
+            path, timing, cuda=options.cuda, shapes=spec.shapes, batch=spec.batch, seed=spec.seed
+        )
+        for path in (options.a, options.b)
+        if path is not None
+    ]
+    medians = [item["gpu_compute_ms"]["median"] for item in models]
+    for item, median in zip(models, medians, strict=True):
+        item["median_ms"] = median
+    versions = dict.fromkeys(item["tensorrt_version"] for item in models)
+    return {
+        "backend": f"TensorRT {', '.join(versions)}, GPU compute time" if models else "trtexec",
+        "models": models,
+        "ratio": medians[1] / medians[0] if len(medians) == 2 else None,
+        "against": None if options.against is None else read_times(options.against),
+    }
+
+
 def _table(report: LatencyReport) -> str:
-    columns = ("median", "mean", "min", "max", "p90", "p95", "p99")
     lines = [
         f"{report.backend} (version {report.runtime_version}, its optimisations on)",
-        f"{'ms a call':<28}"
-        + "".join(f"{name:>10}" for name in columns)
+        f"{'ms a call':<{_NAME}}"
+        + "".join(f"{name:>10}" for name in _COLUMNS)
         + f"{'calls/s':>11}{'calls':>8}",
     ]
     for item in report.models:
-        times = "".join(f"{getattr(item, f'{name}_ms'):>10.4f}" for name in columns)
+        times = "".join(f"{getattr(item, f'{name}_ms'):>10.4f}" for name in _COLUMNS)
         lines.append(
-            f"{item.model[-28:]:<28}{times}{item.throughput_qps:>11.1f}{item.iterations:>8}"
+            f"{item.model[-_NAME:]:<{_NAME}}{times}{item.throughput_qps:>11.1f}{item.iterations:>8}"
         )
-        if item.cov_pct > 2.5:  # trtexec's limit
+        if item.cov_pct > _UNSTABLE_PCT:
             lines.append(
                 f"  unstable: the times of {item.model} vary by {item.cov_pct:.1f} % (1 sigma)"
             )
-    for item in report.models:
-        shapes = ", ".join(
-            f"{name} {'x'.join(map(str, shape))}" for name, shape in item.shapes.items()
-        )
-        lines.append(f"input of {item.model}: {shapes}")
+    lines += [f"input of {item.model}: {_shapes(item.shapes)}" for item in report.models]
     if report.ratio is not None:
         lines.append(f"ratio of medians B/A: {report.ratio:.3f}")
     return "\n".join(lines)
+
+
+def _engine_table(report: dict[str, Any]) -> str:
+    against = report["against"]
+    rows = [(item["model"], item) for item in report["models"]]
+    rows += [("trtexec", against)] if against is not None else []
+    lines = [report["backend"]]
+    for metric in _METRICS:
+        lines.append(f"{metric:<{_NAME}}" + "".join(f"{name:>10}" for name in _COLUMNS))
+        for name, item in rows:
+            times = "".join(f"{item[metric][column]:>10.4f}" for column in _COLUMNS)
+            lines.append(f"  {name[-_NAME + 2 :]:<{_NAME - 2}}{times}")
+    for name, item in rows:
+        lines.append(f"throughput of {name}: {item['throughput_qps']:.1f} queries/s")
+    for item in report["models"]:
+        lines += _describe(item)
+    if report["ratio"] is not None:
+        lines.append(f"ratio of median GPU compute times B/A: {report['ratio']:.3f}")
+    if against is not None:
+        lines += _describe_against(report["models"], against)
+    return "\n".join(lines)
+
+
+def _describe(item: dict[str, Any]) -> list[str]:
+    """Return what a figure is worth nothing without: settings, place, clocks and power."""
+    device, power = item["device"], item["power"]
+    gpu = f"{device['name']}, compute capability {device['compute_capability']}, CUDA {device['cuda_version']}"
+    lines = [
+        f"{item['model']}: {item['defaults']}",
+        f"  {gpu}, {item['memory']} memory by {item['cuda_library']}",
+        f"  inputs {_shapes(item['shapes'])}, {item['inputs']}; engine {item['engine_sha256'][:12]}",
+    ]
+    lines += [f"  warning: {text}" for text in item["warnings"]]
+    if power["tool"] is None:
+        return [
+            *lines,
+            "  clocks and power: not recorded, neither tegrastats nor nvidia-smi is on PATH",
+        ]
+    figures = {key: value for key, value in power.items() if key != "tool" and value is not None}
+    words = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    return [*lines, f"  {power['tool']}: {words}"]
+
+
+def _describe_against(models: list[dict[str, Any]], against: dict[str, Any]) -> list[str]:
+    counted = "counted" if against["has_transfers"] else "did not count"
+    lines = [
+        f"trtexec: {against['queries']} queries; it {counted} transfers; throughput from its time stamps"
+    ]
+    median = against["gpu_compute_ms"]["median"]
+    for item in models:
+        ratio = item["gpu_compute_ms"]["median"] / median if median else float("nan")
+        lines.append(f"median GPU compute time of {item['model']} / trtexec: {ratio:.3f}")
+        if item["settings"]["has_transfers"] != against["has_transfers"]:
+            lines.append(
+                "  one counts transfers and the other does not: compare gpu_compute_ms, not latency_ms"
+            )
+    return lines
+
+
+def _shapes(shapes: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 if __name__ == "__main__":

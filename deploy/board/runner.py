@@ -1,6 +1,6 @@
 """Runs an engine on arrays. Main entry: `Engine`. Sequence: deployment/tensorrt.md 5.1 (TensorRT 8.5 and newer)."""
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -53,6 +53,21 @@ class Engine:
         self._hosts: Dict[str, Any] = {}
         self.stream = cuda.create_stream()
 
+    def describe_inputs(self) -> Dict[str, Tuple[Tuple[Optional[int], ...], str]]:
+        """Return shape (None for a dynamic axis) and numpy type of every input."""
+        engine = self._built()
+        found = {}
+        for name in self.inputs:
+            sizes = [int(size) for size in engine.get_tensor_shape(name)]
+            shape = tuple(size if size >= 0 else None for size in sizes)
+            found[name] = (shape, np.dtype(self._types[name]).name)
+        return found
+
+    def tuned_shape(self, name: str) -> Tuple[int, ...]:
+        """Return the shape for which the engine is tuned at an input: the second of its first profile."""
+        shapes = self._built().get_tensor_profile_shape(name, 0)
+        return tuple(int(size) for size in shapes[1])
+
     def bind(self, feed: Mapping[str, Any]) -> None:
         """Make room for a call with `feed`, {input name: array}, and keep its values for `upload`.
 
@@ -102,6 +117,9 @@ class Engine:
         self.download(self.stream)
         self._cuda.synchronize(self.stream)
         return {name: self._hosts[name].copy() for name in self.outputs}
+
+    def _built(self) -> "tensorrt.ICudaEngine":
+        return self._engine
 
     def _current(self) -> "tensorrt.IExecutionContext":
         return self._context

@@ -81,6 +81,7 @@ class Script:
         compute: what an engine answers, from {input name: array} to {output name: array}.
         cuda: plays the driver; its memory holds inputs and outputs.
         executes: false where a run is refused.
+        profile: the least, best and largest size of a dynamic axis.
         made: classes of which objects were made.
         asked: figures of the config that a build had.
     """
@@ -102,6 +103,7 @@ class Script:
     compute: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     cuda: Any = None
     executes: bool = True
+    profile: tuple[int, int, int] = (1, 4, 16)
     made: list[str] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -400,6 +402,16 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
 
         def get_tensor_mode(self, name: str) -> Any:
             return module.TensorIOMode[_row(script, name)[1]]
+
+        def get_tensor_shape(self, name: str) -> Any:
+            return tuple(_row(script, name)[3])
+
+        def get_tensor_profile_shape(self, name: str, index: int) -> Any:
+            assert index == 0
+            return [
+                tuple(size if own == -1 else own for own in _row(script, name)[3])
+                for size in script.profile
+            ]
 
         def get_tensor_dtype(self, name: str) -> Any:
             return module.DataType[_row(script, name)[2]]

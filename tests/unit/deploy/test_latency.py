@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import parser
 
+from deploy.board.timing import percentile
 from deploy.latency import (
     LatencyReport,
     LatencySpec,
     measure_latency,
     parse_shape,
-    percentile,
     summarise,
 )
 from edgeq.core.errors import InputError

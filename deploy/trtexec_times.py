@@ -1,0 +1,59 @@
+"""Reads what `trtexec --exportTimes=times.json` wrote, and gives its figures as trtexec itself prints them.
+
+The file is an array with one object a query, in milliseconds (deployment/tensorrt.md 5.3, from sampleReporting.cpp).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.board.timing import summarise
+from edgeq.core.errors import InputError
+from edgeq.core.files import read_json
+
+_DURATIONS = {
+    "latency_ms": "latencyMs",
+    "gpu_compute_ms": "computeMs",
+    "h2d_ms": "h2dMs",
+    "d2h_ms": "d2hMs",
+}
+
+
+def read_times(path: Path) -> dict[str, Any]:
+    """Return the figures of a file of trtexec, under the names of `deploy.board.timing.time_engine`.
+
+    The throughput is that between the first start and the last end of a query: the file does not have the wall time
+    that trtexec divides by.
+
+    Raises:
+        InputError: if the file is missing, or is not what trtexec exports.
+    """
+    rows = read_json(path)
+    try:
+        columns = {key: [float(row[name]) for row in rows] for key, name in _DURATIONS.items()}
+        columns["enqueue_ms"] = [float(row["endEnqMs"]) - float(row["startEnqMs"]) for row in rows]
+        start = min(float(row["startH2dMs"]) for row in rows)
+        end = max(float(row["endD2hMs"]) for row in rows)
+        # Without transfers the stamps of the copies may be 0.
+        start = max(start, 0.0) or min(float(row["startComputeMs"]) for row in rows)
+        end = max(end, *(float(row["endComputeMs"]) for row in rows))
+        figures: dict[str, Any] = {key: summarise(values) for key, values in columns.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"no times of trtexec: {type(error).__name__} {error}",
+            why="one object a query was expected, with startEnqMs, computeMs, latencyMs and others",
+            mend="write it with: trtexec --loadEngine=engine.plan --exportTimes=times.json",
+            path=path,
+        ) from error
+    compute = np.asarray(columns["gpu_compute_ms"])
+    mean = float(compute.mean())
+    return {
+        **figures,
+        "throughput_qps": 1000 * len(rows) / (end - start) if end > start else 0.0,
+        "cov_pct": 100 * float(compute.std()) / mean if mean else 0.0,
+        "queries": len(rows),
+        "has_transfers": any(columns["h2d_ms"]) or any(columns["d2h_ms"]),
+    }

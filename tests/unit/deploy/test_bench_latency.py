@@ -1,0 +1,272 @@
+"""The tool on engines, over the stand-ins for TensorRT and for the driver; ONNX files are in test_latency."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fake_trt import Script, make_tensorrt
+from fake_trt.cuda import FakeCuda
+from fake_trt.cuda_libraries import make_cuda_bindings, make_pycuda
+
+import deploy.board.cuda
+import deploy.cuda_backends
+from deploy.board.driver import probe_driver
+from deploy.onnxrt import Session
+from deploy.trtexec_times import read_times
+from edgeq.core.errors import InputError
+
+ROOT = Path(__file__).parents[3]
+TIMES = ROOT / "tests" / "data" / "trtexec_times.json"
+QUICK = ("--warm-up-ms", "0", "--duration-s", "0", "--iterations", "5")
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location(
+        "bench_latency", ROOT / "tools" / "bench_latency.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def plan(tmp_path) -> Path:
+    path = tmp_path / "engine.plan"
+    path.write_bytes(b"ftrt" + bytes(96))
+    return path
+
+
+@pytest.fixture
+def script(qdq) -> Script:
+    """An engine with a dynamic batch that answers what ONNX Runtime answers for the Q/DQ model."""
+    played = Script(cuda=FakeCuda(), compute=Session(qdq).run)
+    played.tensors = [
+        ("x", "INPUT", "FLOAT", [-1, 3, 8, 8]),
+        ("logits", "OUTPUT", "FLOAT", [-1, 5]),
+    ]
+    return played
+
+
+@pytest.fixture
+def gpu(script, monkeypatch):
+    """Return a function that puts TensorRT of a release and the GPU in their places."""
+
+    def place(release: str = "10.3") -> None:
+        driver = script.cuda
+        monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(release, script))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", make_cuda_bindings(driver))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", make_pycuda(driver))
+        monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+        monkeypatch.setattr(
+            "deploy.engine.measure.probe_driver", lambda: probe_driver(lambda name: driver)
+        )
+        real = deploy.board.cuda.Cuda
+        monkeypatch.setattr(
+            deploy.cuda_backends,
+            "Cuda",
+            lambda **words: real(open_library=lambda name: driver, **words),
+        )
+        monkeypatch.setenv("PATH", "/nonexistent")
+
+    return place
+
+
+def _run(tool: Any, capsys: Any, *words: object) -> tuple[int, str, str]:
+    code = tool.main([*map(str, words), *QUICK])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("release", ["8.5", "8.6", "10.3", "10.16", "11.4"])
+def test_an_engine_is_timed_under_every_generation(tool, gpu, script, plan, capsys, release):
+    gpu(release)
+    code, out, err = _run(tool, capsys, plan, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    (item,) = report["models"]
+    # The stand-in's clock moves by 2 ms a run, so every statistic is known.
+    assert set(item["gpu_compute_ms"].values()) == {2.0}
+    assert item["median_ms"] == 2.0
+    assert item["shapes"] == {"x": [4, 3, 8, 8]}  # what the engine is tuned for
+    assert item["settings"]["queries"] >= 5
+    assert item["memory"] == "managed"  # integrated GPU, no transfers: as trtexec
+    assert script.cuda.live == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "named"),
+    [
+        ((), (False, True, True), "the defaults of trtexec 11"),
+        (("--trtexec-defaults", "10"), (True, False, False), "the defaults of trtexec 8 to 10"),
+        (("--transfers",), (True, True, True), "the defaults of no trtexec"),
+        (("--no-cuda-graph",), (False, True, False), "the defaults of no trtexec"),
+        (("--no-spin-wait",), (False, False, True), "the defaults of no trtexec"),
+    ],
+)
+def test_the_three_changed_defaults_are_stated(tool, gpu, plan, capsys, words, settings, named):
+    gpu()
+    code, out, _ = _run(tool, capsys, plan, *words)
+    assert code == 0
+    assert named in out
+    assert "11 counts none, spins and uses a graph" in out
+    report = json.loads(_run(tool, capsys, plan, *words, "--json")[1])
+    found = report["models"][0]["settings"]
+    assert (found["has_transfers"], found["is_spinning"], found["has_graph"]) == settings
+
+
+@pytest.mark.parametrize("library", ["ctypes", "cuda-python", "pycuda"])
+def test_every_library_times_the_same_engine(tool, gpu, script, plan, capsys, library):
+    gpu()
+    code, out, err = _run(tool, capsys, plan, "--cuda", library, "--json")
+    assert code == 0, err
+    (item,) = json.loads(out)["models"]
+    assert item["cuda_library"] == library
+    assert item["gpu_compute_ms"]["median"] == 2.0
+    assert item["settings"]["has_graph"] is (library != "pycuda")
+    assert any("no CUDA graph" in text for text in item["warnings"]) is (library == "pycuda")
+    assert script.cuda.live == {}
+
+
+def test_two_engines_have_a_ratio(tool, gpu, plan, capsys):
+    gpu()
+    assert json.loads(_run(tool, capsys, plan, plan, "--json")[1])["ratio"] == 1.0
+    assert "ratio of median GPU compute times B/A: 1.000" in _run(tool, capsys, plan, plan)[1]
+
+
+def test_a_batch_and_a_shape_replace_what_the_engine_is_tuned_for(tool, gpu, plan, capsys):
+    gpu()
+    report = json.loads(_run(tool, capsys, plan, "--batch", "2", "--json")[1])
+    assert report["models"][0]["shapes"] == {"x": [2, 3, 8, 8]}
+    report = json.loads(_run(tool, capsys, plan, "--shape", "x:7x3x8x8", "--json")[1])
+    assert report["models"][0]["shapes"] == {"x": [7, 3, 8, 8]}
+    code, _, err = _run(tool, capsys, plan, "--shape", "y:7x3x8x8")
+    assert code == 3
+    assert "which no model has" in err
+
+
+def test_trtexec_stands_beside_the_engine(tool, gpu, plan, capsys):
+    gpu()
+    code, out, _ = _run(tool, capsys, plan, "--against", TIMES)
+    assert code == 0
+    # Median of 2, 3, 4 and 9 ms is 3.5; ours is 2.
+    assert "median GPU compute time of engine.plan / trtexec: 0.571" in out
+    assert "one counts transfers and the other does not" in out
+    _, out, _ = _run(tool, capsys, plan, "--against", TIMES, "--transfers")
+    assert "one counts transfers and the other does not" not in out
+
+
+def test_times_of_trtexec_are_read_without_an_engine(tool, capsys):
+    code, out, _ = _run(tool, capsys, "--against", TIMES, "--json")
+    assert code == 0
+    assert json.loads(out)["against"] == read_times(TIMES)
+
+
+def test_figures_of_a_stored_file_are_those_worked_out_by_hand():
+    found = read_times(TIMES)
+    assert found["gpu_compute_ms"] == {
+        "min": 2.0,
+        "max": 9.0,
+        "mean": 4.5,
+        "median": 3.5,
+        "p90": 9.0,  # int((1 - 0.9) * 4) is 0: the last of four
+        "p95": 9.0,
+        "p99": 9.0,
+    }
+    assert found["latency_ms"]["median"] == (3.375 + 4.375) / 2
+    assert found["latency_ms"]["max"] == 10.855
+    assert found["h2d_ms"]["mean"] == 0.25
+    assert found["d2h_ms"]["median"] == 0.125
+    assert found["enqueue_ms"]["min"] == pytest.approx(0.02)
+    assert found["enqueue_ms"]["max"] == pytest.approx(0.041)
+    # Four queries from the first copy in, at 203.105 ms, to the last copy out, at 223.105 ms.
+    assert found["throughput_qps"] == pytest.approx(4 / 0.020)
+    assert found["cov_pct"] == pytest.approx(100 * np.std([2, 3, 4, 9]) / 4.5)
+    assert (found["queries"], found["has_transfers"]) == (4, True)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '[{"computeMs": 1}]', '[{"latencyMs": "x"}]', "[1]"])
+def test_another_file_is_refused_with_the_command_that_makes_one(tmp_path, text):
+    (tmp_path / "times.json").write_text(text)
+    with pytest.raises(InputError, match="no times of trtexec") as caught:
+        read_times(tmp_path / "times.json")
+    assert "--exportTimes=" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing to time"),
+        (("a.onnx", "PLAN"), "an ONNX file and an engine"),
+        (("a.onnx", "--against", TIMES), "--against beside ONNX Runtime"),
+        (("PLAN", "--backend", "onnxrt-cuda"), "--backend for an engine"),
+        (("a.onnx", "--transfers"), "an option of a GPU on the processor"),
+    ],
+)
+def test_figures_of_two_kinds_are_not_put_side_by_side(
+    tool, plan, teacher, tmp_path, monkeypatch, capsys, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(teacher, "a.onnx")
+    code, _, err = _run(tool, capsys, *(plan if word == "PLAN" else word for word in words))
+    assert code == 3
+    assert said in err
+
+
+def test_without_a_driver_the_tool_ends_with_6(tool, plan, monkeypatch, capsys):
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("deploy.engine.measure.probe_driver", lambda: probe_driver(absent))
+    code, _, err = _run(tool, capsys, plan)
+    assert code == 6
+    assert "no NVIDIA driver" in err
+
+
+@pytest.mark.parametrize("missing", ["tensorrt", "cuda.bindings.driver", "pycuda.driver"])
+def test_a_missing_library_ends_with_5(tool, gpu, plan, monkeypatch, capsys, missing):
+    gpu()
+    library = {"cuda.bindings.driver": "cuda-python", "pycuda.driver": "pycuda"}
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, _, err = _run(tool, capsys, plan, "--cuda", library.get(missing, "ctypes"))
+    assert code == 5
+    assert "pip install" in err
+
+
+def test_a_missing_provider_ends_with_5(tool, teacher, tmp_path, capsys):
+    onnx.save(teacher, tmp_path / "a.onnx")
+    code, _, err = _run(tool, capsys, tmp_path / "a.onnx", "--backend", "onnxrt-tensorrt")
+    assert code == 5
+    assert "TensorrtExecutionProvider" in err
+    assert "onnxruntime-gpu" in err
+
+
+def test_an_engine_that_cannot_be_loaded_is_a_failed_run(tool, gpu, script, plan, capsys):
+    gpu()
+    script.loads = False
+    code, _, err = _run(tool, capsys, plan)
+    assert code == 6
+    assert "cannot load the engine" in err
+
+
+def test_clocks_and_power_are_part_of_the_figure(tool, gpu, plan, tmp_path, monkeypatch, capsys):
+    gpu()
+    assert "not recorded, neither tegrastats nor nvidia-smi" in _run(tool, capsys, plan)[1]
+    script = tmp_path / "tegrastats"
+    script.write_text(
+        "#!/bin/sh\necho 'GR3D_FREQ 99%@[918] gpu@50C VDD_IN 10000mW/9000mW'\nexec /bin/sleep 30\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ("--warm-up-ms", "300", "--duration-s", "0", "--iterations", "5")
+    assert tool.main([str(plan), "--json", *words]) == 0
+    power = json.loads(capsys.readouterr().out)["models"][0]["power"]
+    assert (power["tool"], power["mean_power_w"]) == ("tegrastats", 10.0)
+    assert power["gpu_mhz_end"] == 918.0
