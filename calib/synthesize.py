@@ -174,18 +174,9 @@ class _PixelLoop:
             optimizer.step()
             schedule.step()
             history.append({name: float(value.detach()) for name, value in terms.items()})
+            _require_finite(pixels, history[-1])
             progress.advance(loss=loss.item())
-        made = [self._legal(index, x.detach()) for index, x in enumerate(pixels)]
-        values = history[-1]
-        if not all(map(math.isfinite, values.values())) or not all(
-            x.isfinite().all() for x in made
-        ):
-            raise CalibError(
-                f"the loss of the synthesis is no longer finite: {values}",
-                why="the pixels have run away from what the teacher can be evaluated on",
-                mend="lower --set synthesis.learning_rate, or try another --seed",
-            )
-        return made, history
+        return [self._legal(index, x.detach()) for index, x in enumerate(pixels)], history
 
     def _shown(self, index: int, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return what the teacher sees at one input: legal pictures, mirrored every other time, shifted."""
@@ -257,6 +248,17 @@ def _mean_history(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[
         }
         means.append({"step": float(step), **terms, "loss": math.fsum(terms.values())})
     return means
+
+
+def _require_finite(pixels: Sequence[Tensor], terms: dict[str, float]) -> None:
+    """Raise if a step gave or left something that the next one cannot start from."""
+    if all(map(math.isfinite, terms.values())) and all(x.isfinite().all() for x in pixels):
+        return
+    raise CalibError(
+        f"the loss of the synthesis is no longer finite: {terms}",
+        why="the pixels have run away from what the teacher can be evaluated on, or its values overflow float32",
+        mend="lower --set synthesis.learning_rate, or try another --seed",
+    )
 
 
 def _statistics_module(problem: SynthesisProblem) -> fx.GraphModule:

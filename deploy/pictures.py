@@ -82,7 +82,7 @@ class PictureSet:
                 data = self.read(member.handle)
                 picture = decode_picture(data, height=height, width=width, channels=spec.channels)
             except _decode_faults() as error:
-                broken.append(f"{member.name} ({error})")
+                broken.append(f"{member.name} ({_decode_text(error)})")
                 if len(broken) == _LISTED:
                     break
                 continue
@@ -188,6 +188,13 @@ def decode_picture(data: bytes, *, height: int, width: int, channels: int) -> ND
     return np.asarray(image, np.uint8).reshape(height, width, channels)
 
 
+def _decode_text(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    is_unknown = isinstance(error, UnidentifiedImageError)  # its own text names an object in memory
+    return f"it begins like no {', '.join(_FORMATS)} file" if is_unknown else str(error)
+
+
 def _picture_size(spec: InputSpec) -> tuple[int, int]:
     is_picture = spec.layout is not Layout.OTHER and len(spec.shape) == 3
     if not is_picture or spec.channels not in _MODES or len(spec.mean) != spec.channels:
@@ -256,6 +263,9 @@ def _list_folder(path: Path) -> list[_Member]:
 
 
 def _read_file(place: Path) -> bytes:
+    if not place.is_file():  # reading a pipe would wait without end
+        msg = "it is no ordinary file"
+        raise OSError(msg)
     with place.open("rb") as file:
         return _read_bounded(file)
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 import edgeq
-from edgeq.core.errors import InputError
+from edgeq.core.errors import InputError, ModelError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
@@ -198,6 +198,12 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     placed = place(options, card, loaded, specs)
     progress.advance()
     quantized = sum(1 for _ in placed.plan.quantized())
+    if not quantized:
+        raise ModelError(
+            f"nothing in the model can be quantized for {card.title}",
+            why="it has no convolution or matrix product with a constant weight, or each has a reason to stay float",
+            mend=f"edgeq explain {options.model.name} --target {options.target} shows the reason of each",
+        )
     progress.finish(f"{quantized} tensors quantized to {options.bits} for {card.title}")
     blocks, last_map = watched_tensors(placed.inferred, placed.plan)
     classes, unlabelled = count_classes(loaded.inferred, outputs, specs)

@@ -124,6 +124,14 @@ def _all_start(names: Mapping[str, Any], prefix: str) -> bool:
 
 
 def _to_array(name: str, tensor: torch.Tensor, path: Path) -> NDArray[Any]:
+    stored = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else 0
+    if tensor.layout is torch.strided and tensor.numel() * tensor.element_size() > stored:
+        raise InputError(
+            f"tensor '{name}' {list(tensor.shape)} repeats the {stored} bytes that are stored",
+            why="weights are stored value by value; a file of some bytes could fill the memory otherwise",
+            mend="save the state dict of the network as it was trained",
+            path=path,
+        )
     try:
         plain = tensor.detach().float() if tensor.dtype in _WIDENED else tensor.detach()
         return np.asarray(plain.numpy())

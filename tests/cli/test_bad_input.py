@@ -84,6 +84,12 @@ def open_axes(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
 
 
+def without_layers() -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Identity (x) }'
+    )
+
+
 def make_unknown(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "Relu":
@@ -95,6 +101,12 @@ def raise_opset(model: onnx.ModelProto) -> None:
 
 
 CASES = [
+    Case(
+        name="nothing to quantize",
+        says=("nothing in the model can be quantized", "edgeq explain model.onnx --target cpu"),
+        make=lambda model, path: onnx.save(without_layers(), path),
+        words=("--recipe", "leaves"),
+    ),
     Case(
         name="no such file",
         make=lambda model, path: None,

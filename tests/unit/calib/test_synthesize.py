@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from calib.synthesize import (
 )
 from calib.units import legal_box
 from edgeq.core.errors import CalibError
+from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable, Layout
 from edgeq.teacher.teacher import with_outputs
 
@@ -255,12 +257,14 @@ def test_where_nothing_can_be_matched_the_leaves_stay_as_they_are(problem, make_
     assert found.samples.tobytes() == plain.samples.tobytes()
 
 
-def test_a_loss_that_is_no_longer_finite_is_told(problem, make_spec):
+def test_a_loss_that_is_no_longer_finite_is_told_at_once(problem, make_spec):
+    steps = mock.Mock(spec=NoProgress)
     entry = dataclasses.replace(problem.table.entries[0], mean=(float("nan"),) * 4)
     broken = dataclasses.replace(problem, table=BNTable(entries=(entry,)))
     with pytest.raises(CalibError, match="no longer finite") as caught:
-        synthesize(broken, make_spec(slack_quantile=0.0), seed=0)
+        synthesize(broken, make_spec(slack_quantile=0.0), seed=0, progress=steps)
     assert "synthesis.learning_rate" in caught.value.mend
+    steps.advance.assert_not_called()
 
 
 def test_pixels_that_the_last_step_ruins_are_told(problem, make_spec, monkeypatch):

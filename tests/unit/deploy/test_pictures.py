@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_pictures_that_cannot_be_decoded_are_listed_at_the_end(write, input_spec
         labels_of(path, input_spec)
     assert "dog/bad.png" in caught.value.what
     assert "cat/cut.png" in caught.value.what
+
+
+def test_a_pipe_among_the_pictures_is_refused_without_waiting_for_it(tmp_path, input_spec):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "0.png")
+    with pytest.raises(InputError, match=r"a/0.png \(it is no ordinary file\)"):
+        list(load_labelled_images(tmp_path, input_spec))
 
 
 def test_many_bad_pictures_stop_early(tmp_path, input_spec):

@@ -101,6 +101,8 @@ def test_bfloat16_becomes_float32_and_float16_stays(saved) -> None:
         pytest.param([1, 2], id="list"),
         pytest.param({"epoch": 3}, id="no-tensors"),
         pytest.param({"a": torch.ones(2, 2).to_sparse()}, id="sparse"),
+        pytest.param({"a": torch.ones(2, device="meta")}, id="meta"),
+        pytest.param({"a": torch.ones(1).expand(1 << 40)}, id="larger-than-its-file"),
     ],
 )
 def test_what_is_no_state_dict_is_refused_with_the_way_to_save_one(saved, content) -> None:
