@@ -41,6 +41,13 @@ def read_facts(path: Path) -> ModelFacts:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise InputError(
+            "the model is no ordinary file",
+            why="an engine is built from an ONNX file",
+            mend="pass the path of the model.qdq.onnx of a build",
+            path=path,
+        )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:

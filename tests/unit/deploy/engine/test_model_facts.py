@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def test_the_scales_tell_the_flavour(model: Path, scale: np.generic, flavour: st
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the model cannot be read"):
         read_facts(tmp_path / "absent.onnx")
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.onnx")
+    with pytest.raises(InputError, match="no ordinary file"):
+        read_facts(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("data", [b"", b"no onnx at all"])
