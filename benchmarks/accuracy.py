@@ -32,11 +32,12 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from results_page import write_page
 from safetensors.numpy import save_file
 
 import edgeq
 from deploy.evaluate import evaluate_top1
-from edgeq.core.files import read_json, write_bytes, write_json
+from edgeq.core.files import read_json, write_json
 from edgeq.core.progress import NoProgress
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import BitSpec, Effort
@@ -45,7 +46,6 @@ from edgeq.pipeline.job import Job, prepare
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "accuracy.json"
-PAGE = ROOT / "docs" / "results.md"
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3")
 ROWS = (
     "w8a8/quick/edgeq",
@@ -98,7 +98,7 @@ def main() -> None:
                     record.setdefault(row, {})[str(seed)] = figures
                     write_json(RECORD, record)
     if not settings:
-        write_bytes(PAGE, page(record).encode())
+        write_page()
 
 
 class Bench:
@@ -207,7 +207,7 @@ def state_dict_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 
 
 def page(record: dict[str, Any]) -> str:
-    """Return docs/results.md."""
+    """Return the part on accuracy of docs/results.md, with its title."""
     lines = [
         "# Results",
         "",

@@ -37,7 +37,7 @@ from edgeq.core.errors import CalibError, EdgeqBug, InputError
 from edgeq.core.files import digest_file, write_bytes, write_json
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import Spec
-from edgeq.core.specs import InputSpec, TargetCard
+from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 
 RECORD = "bundle.json"
 
@@ -184,12 +184,18 @@ def _engine_request(
     }
 
 
+def _flavour(model: onnx.ModelProto, card: TargetCard) -> str:
+    if card.flavour is GraphFlavour.ORT_CPU:
+        return GraphFlavour.ORT_CPU.value
+    is_half = any(item.data_type == onnx.TensorProto.FLOAT16 for item in model.graph.initializer)
+    return "fp16-typed" if is_half else "fp32-typed"
+
+
 def _describe(
     model: onnx.ModelProto, card: TargetCard, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the metadata that the host knows (deployment/tensorrt.md 4.6)."""
     opsets = {item.domain or "ai.onnx": item.version for item in model.opset_import}
-    is_half = any(item.data_type == onnx.TensorProto.FLOAT16 for item in model.graph.initializer)
     return {
         "schema": 1,
         "edgeq_version": edgeq.__version__,
@@ -198,7 +204,7 @@ def _describe(
         "runtime_version": card.runtime_version,
         "stack": card.stack,
         "compute_capability": card.compute_capability,
-        "graph_flavour": "fp16-typed" if is_half else "fp32-typed",
+        "graph_flavour": _flavour(model, card),
         "opsets": opsets,
         "ir_version": model.ir_version,
         "verified_on_hardware": False,

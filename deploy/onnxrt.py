@@ -79,6 +79,7 @@ class Session:
         as_written: leave half precision to ONNX Runtime's own kernels, as `optimise` does.
         threads: of one operator; None leaves the choice to ONNX Runtime.
         providers: of ONNX Runtime, with their options; the CPU alone if not given.
+        save: where ONNX Runtime writes the graph that it runs, or None.
 
     Attributes:
         inputs: the graph inputs, in order.
@@ -100,6 +101,7 @@ class Session:
         as_written: bool = False,
         threads: int | None = None,
         providers: Sequence[tuple[str, dict[str, str]]] = ((CPU, {}),),
+        save: Path | None = None,
     ) -> None:
         self._faults = _runtime_faults()
         self._path = model if isinstance(model, Path) else None
@@ -107,7 +109,7 @@ class Session:
         if not (optimise or as_written):
             model = self._round(model)
         self.runtime = self._load(
-            model, outputs, _options(optimise=optimise, threads=threads), providers
+            model, outputs, _options(optimise=optimise, threads=threads, save=save), providers
         )
         self.inputs = tuple(_describe_input(item) for item in self.runtime.get_inputs())
         self.outputs: tuple[str, ...] = tuple(item.name for item in self.runtime.get_outputs())
@@ -289,7 +291,7 @@ def predict_classes(logits: Array) -> NDArray[np.int64]:
     return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1), np.int64)
 
 
-def _options(*, optimise: bool, threads: int | None) -> Any:
+def _options(*, optimise: bool, threads: int | None, save: Path | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -301,6 +303,8 @@ def _options(*, optimise: bool, threads: int | None) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if save is not None:
+        options.optimized_model_filepath = str(save)
     return options
 
 

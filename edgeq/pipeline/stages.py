@@ -18,7 +18,7 @@ from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import Progress
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import Layout, TargetCard
+from edgeq.core.specs import GraphFlavour, Layout, TargetCard
 from edgeq.graph.lint import Finding
 from edgeq.pipeline.half import measure_typing, type_model
 from edgeq.pipeline.job import Job
@@ -170,7 +170,20 @@ def verify_model(
     write_json(folder / "agreement.json", agreement.to_dict())
     write_json(folder / "codes.json", {**codes.to_dict(), "largest": codes.largest})
     write_json(folder / "half.json", measure_typing(job, twin, model, feed))
-    return ["agreement.json", "codes.json", "half.json"]
+    write_json(folder / "fusions.json", _read_fusions(job, model, feed))
+    return ["agreement.json", "codes.json", "half.json", "fusions.json"]
+
+
+def _read_fusions(
+    job: Job, model: onnx.ModelProto, feed: dict[str, NDArray[Any]]
+) -> dict[str, Any] | None:
+    """Return what ONNX Runtime's optimiser made of the model, for the flavour that is meant for it; else None."""
+    from deploy.fusions import read_fusions
+
+    if job.card.flavour is not GraphFlavour.ORT_CPU:
+        return None
+    found = read_fusions(model, feed)
+    return {**found.to_dict(), "summary": found.summary()}
 
 
 def _code_feed(job: Job, samples: SampleSet) -> tuple[dict[str, NDArray[Any]], int]:
@@ -254,6 +267,7 @@ def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
             **read_json(folder / "typing.json"),
             "against_fp32": read_json(folder / "half.json"),
         },
+        "fusions": read_json(folder / "fusions.json"),
         "evaluation": read_json(folder / "evaluation.json"),
         "lint": read_json(folder / "lint.json"),
         "regions": read_json(folder / "regions.json"),

@@ -74,7 +74,7 @@ def test_the_folder_holds_what_the_documents_say(build):
             "manifest.json",
             "log.jsonl",
         ),
-        *("report.html", "typing.json", "half.json"),
+        *("report.html", "typing.json", "half.json", "fusions.json"),
     }
 
 

@@ -1,0 +1,72 @@
+"""Write docs/results.md from the records of the benchmarks: `write_page`, or `python benchmarks/results_page.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeq.core.files import read_json, write_bytes
+
+ROOT = Path(__file__).parents[1]
+ACCURACY_RECORD = ROOT / "benchmarks" / "accuracy.json"
+CPU_RECORD = ROOT / "benchmarks" / "cpu_latency.json"
+PAGE = ROOT / "docs" / "results.md"
+
+# What the project asks of edgeq's file on the CIFAR-10 teacher, as a share of FP32's time, by batch, with one thread.
+CPU_LIMITS = {"cifar10/1/1": 0.50, "cifar10/1/16": 0.45}
+
+
+def write_page() -> None:
+    """Assemble the page from what is on record."""
+    from accuracy import page  # not at the top: it writes this page too
+
+    text = page(read_json(ACCURACY_RECORD))
+    if CPU_RECORD.exists():
+        text += cpu_section(read_json(CPU_RECORD))
+    write_bytes(PAGE, text.encode())
+
+
+def cpu_section(record: dict[str, Any]) -> str:
+    """Return the part on latency in ONNX Runtime, from `benchmarks/cpu_latency.py`."""
+    names = list(next(iter(record.values()))["files"])
+    others = [name for name in names if name != "FP32"]
+    lines = [
+        "",
+        "## Latency of `--target cpu`",
+        "",
+        "Made by `benchmarks/cpu_latency.py`: one process, the files called in turn, w8a8. Each figure is the median",
+        "over all rounds of a file's time by FP32's time in the same round; below 1 is faster than FP32.",
+        "`quantize_static` is ONNX Runtime's own tool at its best (after `quant_pre_process`, U8S8, a scale a",
+        "channel), on the same samples. *Against static* is edgeq's time by that of the better of the two. These are",
+        "figures of ONNX Runtime on a processor: no TensorRT latency follows from them.",
+        "",
+        f"| network | threads | batch | FP32 ms | {' | '.join(others)} | against static | limit |",
+        f"| {' | '.join(['---'] * (6 + len(others)))} |",
+    ]
+    for key in sorted(record, key=_order):
+        net, threads, batch = key.split("/")
+        files = record[key]["files"]
+        ratios = " | ".join(f"{files[name]['ratio']:.3f}" for name in others)
+        best = min(files[name]["ratio"] for name in others if name.startswith("quantize_static"))
+        limit = CPU_LIMITS.get(key)
+        lines.append(
+            f"| {net} | {threads} | {batch} | {files['FP32']['median_ms']:.2f} | {ratios} | "
+            f"{files['edgeq']['ratio'] / best:.3f} | {f'{limit:.2f}' if limit else '-'} |"
+        )
+    lines.append("")
+    for net in dict.fromkeys(key.split("/")[0] for key in sorted(record, key=_order)):
+        text = next(item["fusions"] for key, item in record.items() if key.startswith(net))
+        lines.append(f"- {net}: {text}.")
+    machines = sorted({item["machine"] for item in record.values()})
+    versions = sorted({f"{item['versions']}, seed {item['seed']}" for item in record.values()})
+    lines += ["", f"Machine: {'; '.join(machines)}. Versions: {'; '.join(versions)}.", ""]
+    return "\n".join(lines)
+
+
+def _order(key: str) -> tuple[str, int, int]:
+    net, threads, batch = key.split("/")
+    return net, int(threads), int(batch)
+
+
+if __name__ == "__main__":
+    write_page()
