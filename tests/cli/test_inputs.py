@@ -258,7 +258,7 @@ def test_pictures_may_have_one_channel_or_four(build_net, channels):
 BYTES = "q = Cast<to=1> (x) d = Sub (q, m) e = Div (d, s) c = Conv (e, w)"
 
 
-@pytest.mark.parametrize("recipe", ["edgeq", "leaves", "noise"])
+@pytest.mark.parametrize("recipe", ["edgeq", "estimate", "gzsq", "leaves", "noise"])
 def test_bytes_that_the_network_normalises_itself_are_made_as_bytes(build_net, recipe):
     text = picture_net(
         "N,3,8,8", 3, front=BYTES, kind="uint8", m="float m = {120}", s="float s = {60}"
@@ -315,7 +315,7 @@ TWO = """g (float[N,3,8,8] x, float[N,6] t) => (float[N,5] y)
 TWO = TWO.replace("{NORM}", NORM).replace("{BODY}", BODY)
 
 
-@pytest.mark.parametrize("recipe", ["edgeq", "leaves", "noise"])
+@pytest.mark.parametrize("recipe", ["edgeq", "estimate", "gzsq", "leaves", "noise"])
 def test_a_picture_and_a_vector_are_made_together(build_net, recipe):
     built = build_net(TWO, "--recipe", recipe)
     samples = built.samples()
