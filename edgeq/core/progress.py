@@ -32,3 +32,6 @@ class NoProgress:
 
     def finish(self, summary: str) -> None:
         """Do nothing."""
+
+
+SILENT: Progress = NoProgress()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import edgeq
 from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
-from edgeq.core.progress import Progress
+from edgeq.core.progress import SILENT, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import GraphFlavour, Layout, TargetCard
 from edgeq.graph.lint import Finding
@@ -27,7 +27,7 @@ from edgeq.pipeline.job import Job
 CODE_SAMPLES = 32
 
 
-def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
+def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
     from calib.estimate import with_targets
     from calib.synthesize import SynthesisProblem, synthesize
@@ -55,7 +55,9 @@ def make_samples(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
     return ["bn_table.json", *(f"samples/{name}" for name in names)]
 
 
-def make_values(job: Job, samples: SampleSet, folder: Path, progress: Progress) -> Sequence[str]:
+def make_values(
+    job: Job, samples: SampleSet, folder: Path, progress: Progress = SILENT
+) -> Sequence[str]:
     """Stage 6: train the student; keep its scales, codes and biases, and the losses."""
     from edgeq.quant.storage import save_values
     from edgeq.quant.train import TrainingProblem, train_student
@@ -77,7 +79,9 @@ def make_values(job: Job, samples: SampleSet, folder: Path, progress: Progress) 
     return ["plan.json", "history.json", "trained.safetensors"]
 
 
-def write_model(job: Job, samples: SampleSet, folder: Path, progress: Progress) -> Sequence[str]:
+def write_model(
+    job: Job, samples: SampleSet, folder: Path, progress: Progress = SILENT
+) -> Sequence[str]:
     """Stages 7 and 8a: write Q/DQ into the user's graph, type it, and lint the result before it gets its name.
 
     Raises:
@@ -127,7 +131,7 @@ def require_no_errors(findings: Sequence[Finding], card: TargetCard) -> None:
 
 
 def verify_model(
-    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
+    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress = SILENT
 ) -> Sequence[str]:
     """Stage 8b: agreement with the teacher, and the student's codes against ONNX Runtime's.
 
@@ -200,7 +204,7 @@ def _code_feed(job: Job, samples: SampleSet) -> tuple[dict[str, NDArray[Any]], i
 
 
 def evaluate_model(
-    job: Job, model: onnx.ModelProto, folder: Path, progress: Progress
+    job: Job, model: onnx.ModelProto, folder: Path, progress: Progress = SILENT
 ) -> Sequence[str]:
     """`--eval`: top-1 before and after. Labels are read here and nowhere else."""
     from deploy.evaluate import evaluate_top1
@@ -215,7 +219,7 @@ def evaluate_model(
 
 
 def make_bundle(
-    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress
+    job: Job, model: onnx.ModelProto, samples: SampleSet, folder: Path, progress: Progress = SILENT
 ) -> Sequence[str]:
     """Stage 9: the kit that builds and checks the engine on the device."""
     from deploy.archive import pack_bundle
@@ -243,7 +247,7 @@ def make_bundle(
     return ["bundle.tar.zst", *(f"bundle/{name}" for name in result.files)]
 
 
-def write_results(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
+def write_results(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Gather what the stages found into `results.json`."""
     progress.start("results", 1, "file")
     results = {

@@ -1,0 +1,88 @@
+"""Write docs/recipes.md: every recipe with its figures, from edgeq/recipes/*.toml.
+
+python tools/list_recipes.py            # write the document
+python tools/list_recipes.py --check    # fail if it would change
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeq.core.recipes import Recipe, load_recipe, recipe_names
+from edgeq.core.specs import Effort
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "recipes.md"
+
+HEAD = """# Recipes
+
+A recipe is a method as data: which blocks, with which figures (`edgeq/recipes/*.toml`). `--recipe NAME` takes another
+one than `edgeq`, `--effort quick|max` other figures of it, and `--set training.steps=500` replaces one. What each
+figure means is said in `edgeq/core/recipes.py`, and each block names its paper, equation and deviations where it is
+written. What the recipes give is measured in [results.md](results.md).
+
+    edgeq recipes
+    edgeq recipes --show edgeq
+
+Written by `python tools/list_recipes.py`.
+"""
+
+
+def write_document() -> str:
+    """Return the text of docs/recipes.md."""
+    recipes = [load_recipe(name) for name in recipe_names()]
+    lines = [HEAD, "## Which there are", ""]
+    lines += _table(
+        ("recipe", "what", "source", "notes"),
+        [(f"`{item.name}`", item.title, item.source, item.notes) for item in recipes],
+    )
+    lines += ["", "## Figures of the standard effort", ""]
+    lines += _table(
+        ("figure", *(f"`{item.name}`" for item in recipes)),
+        [(f"`{key}`", *(_figures(item)[key] for item in recipes)) for key in _figures(recipes[0])],
+    )
+    lines += ["", "## What the other efforts change", ""]
+    lines += _table(("recipe", "effort", "figures"), _changes(recipes))
+    return "\n".join(lines) + "\n"
+
+
+def _figures(recipe: Recipe) -> dict[str, str]:
+    """Return every figure of a recipe, by the name that --set takes."""
+    blocks = {"synthesis": recipe.synthesis.to_dict(), "training": recipe.training.to_dict()}
+    return {
+        f"{block}.{key}": str(value)
+        for block, values in blocks.items()
+        for key, value in values.items()
+        if key != "schema"
+    }
+
+
+def _changes(recipes: Sequence[Recipe]) -> list[tuple[str, str, str]]:
+    rows = []
+    for item in recipes:
+        standard = _figures(item)
+        for effort in (Effort.QUICK, Effort.MAX):
+            other = _figures(load_recipe(item.name, effort=effort))
+            changed = [f"`{key}={value}`" for key, value in other.items() if value != standard[key]]
+            rows.append((f"`{item.name}`", effort.value, ", ".join(changed) or "none"))
+    return rows
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *rows)]
+
+
+def main() -> None:
+    """Write the document, or with --check tell whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if it differs")
+    text = write_document()
+    if not parser.parse_args().check:
+        DOCUMENT.write_text(text, encoding="utf-8")
+    elif DOCUMENT.read_text("utf-8") != text:
+        raise SystemExit(f"{DOCUMENT.name} is out of date: run python tools/list_recipes.py")
+
+
+if __name__ == "__main__":
+    main()
