@@ -16,11 +16,11 @@ from deploy.board.inspector import Int8Report, judge_int8, read_layers
 from deploy.board.releases import SUPPORTED, choose_dialect
 from deploy.board.request import BuildRequest
 from deploy.board.target import how_to_install, require_target
+from deploy.cards import Capability, require_capability
 from deploy.engine.model_facts import read_facts
 from deploy.engine.record import EngineResult, write_engine
 from deploy.engine.request import EngineSpec, fit_shapes
 from deploy.trtexec import tensorrt_version
-from edgeq.core.errors import TargetError
 from edgeq.core.optional import require
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.specs import TargetCard
@@ -58,7 +58,8 @@ def build_engine(
         BuildError: if TensorRT builds nothing.
     """
     spec, progress = spec or EngineSpec(), progress or NoProgress()
-    _require_int8(card)
+    tensorrt_version(card)
+    require_capability(card, Capability.INT8)
     facts = read_facts(model)
     device = probe()
     trt = require(
@@ -96,16 +97,6 @@ def build_engine(
     return write_engine(
         out, built, model=model, facts=facts, card=card, spec=spec, device=device, int8=int8
     )
-
-
-def _require_int8(card: TargetCard) -> None:
-    tensorrt_version(card)
-    if not card.has_int8:
-        raise TargetError(
-            f"{card.title} has no INT8 arithmetic",
-            why="a Q/DQ model cannot become an engine there",
-            mend="choose another target: `edgeq targets` lists them",
-        )
 
 
 def _warn(int8: Int8Report) -> None:

@@ -122,7 +122,7 @@ def _pack(weight: Matrix, kept: NDArray[np.int64], *, block: int, method: Method
     scale = _round_to_half(_choose(rows, method))
     if method is not Method.NEAREST:
         scale = _keep_better(rows, scale, _round_to_half(_nearest(rows)))
-    codes = quantize(rows, scale, low=LOW, high=HIGH)
+    codes = quantize(rows, scale, low=LOW, high=HIGH).astype(np.int8)
     columns = weight.shape[1]
     return PackedMatrix(
         codes=from_rows(codes, columns),

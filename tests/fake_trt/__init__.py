@@ -33,7 +33,8 @@ RELEASES = {
     "11.0": "11.0.0.114",
     "11.4": "11.4.0.106",
 }
-# No bindings of 8.5 were at hand: its names are those of 8.6 without what came with 8.6 (deployment/tensorrt.md 1.4).
+# No bindings of 8.5 were at hand: its names are taken to be those of 8.6 without these, which are known to be new there
+# (deployment/tensorrt.md 1.4 has some of them). The list may be too short: a name that is missing here passes for 8.5.
 _NEW_IN_8_6 = {
     "BuilderFlag": {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"},
     "IBuilderConfig": {

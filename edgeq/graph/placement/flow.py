@@ -102,6 +102,30 @@ def is_weighted(view: GraphView, node: onnx.NodeProto) -> bool:
     return node.op_type in WEIGHTED and view.constant_root(node.input[1]) is not None
 
 
+def is_attention(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Return true for a MatMul of two activations that gives scores to a Softmax or takes the weights of one.
+
+    Between the two may stand scales, masks and data movement.
+    """
+    if node.op_type != "MatMul" or any(view.constant_root(name) for name in node.input):
+        return False
+    between = {"Add", "Cast", "Div", "Mul", "Where"}
+    maker = view.producer(node.input[0])
+    while maker is not None and moved_input(view, maker) is not None:
+        maker = view.producer(maker.input[0])
+    if maker is not None and maker.op_type == "Softmax":
+        return True
+    waiting, seen = [node.output[0]], set()
+    while waiting:
+        for reader, _ in value_readers(view, waiting.pop()):
+            if reader.op_type == "Softmax":
+                return True
+            if reader.op_type in between | MOVES and node_id(reader) not in seen:
+                seen.add(node_id(reader))
+                waiting.append(reader.output[0])
+    return False
+
+
 def boundary_layers(view: GraphView) -> tuple[frozenset[str], frozenset[str]]:
     """Return the first and the last weighted nodes, by id.
 

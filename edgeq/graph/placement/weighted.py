@@ -13,6 +13,7 @@ import onnx
 
 from edgeq.core.plan import Role
 from edgeq.core.specs import TargetCard
+from edgeq.graph.placement.flow import is_attention
 from edgeq.graph.placement.rule import PlacementView, Wish, label, placement_rule, site_of
 from edgeq.graph.view import GraphView, attribute
 
@@ -47,7 +48,9 @@ def quantize_conv_transpose(
 def quantize_matrix_product(
     view: PlacementView, node: onnx.NodeProto, card: TargetCard
 ) -> list[Wish]:
-    """Quantize a product with a constant matrix; a product of two activations stays float."""
+    """Quantize a product with a constant matrix; one of two activations stays float."""
+    if is_attention(view, node):
+        return []
     return weighted_wishes(view, node, "matrix product", note=_size_note(view, node))
 
 

@@ -3,14 +3,22 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.mark.parametrize("op", ["Sigmoid", "HardSwish", "Softmax", "Tanh"])
-def test_the_quantizer_stands_behind_an_activation_and_not_in_front(parse_graph, place, op):
+@pytest.mark.parametrize(
+    ("op", "rule"),
+    [
+        ("Sigmoid", "activation"),
+        ("HardSwish", "activation"),
+        ("LeakyRelu", "activation"),
+        ("Softmax", "normalisation"),
+    ],
+)
+def test_the_quantizer_stands_behind_an_activation_and_not_in_front(parse_graph, place, op, rule):
     model = parse_graph(f"""g (float[N,4,8,8] x) => (float[N,4,8,8] y)
     <float[4,4,1,1] w0, float[4,4,1,1] w1>
     {{ c = Conv(x, w0) a = {op}(c) y = Conv(a, w1) }}""")
     decisions = place(model)
     assert decisions["c"].grid is None
-    assert decisions["c"].rule == "leave alone"
+    assert decisions["c"].rule == rule
     assert decisions["a"].grid is not None
 
 

@@ -141,7 +141,7 @@ def test_decisions_stand_in_graph_order_and_survive_json(parse_graph):
     card = load_card("jetson-orin")
     plan = plan_placement(parse_graph(chain()), card=card, bits=BitSpec.parse("w4a8"), inputs=())
     order = [decision.tensor for decision in plan.decisions]
-    assert order == ["x", "w0", "r0", "w1", "r1", "w2", "r2", "f", "w3"]
+    assert order == ["x", "w0", "r0", "w1", "r1", "w2", "r2", "p", "f", "w3"]
     assert QuantPlan.from_dict(plan.to_dict()) == plan
 
 
