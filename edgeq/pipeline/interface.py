@@ -132,6 +132,7 @@ def make_options(
         InputError: if a value is none of those that it can have. Files are looked at later.
     """
     is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
+    _require_integers(bits, target)
     level = read_choice("--effort", effort, [item.value for item in Effort])
     if flavour is not None:
         read_choice("--flavour", flavour, FLAVOURS)
@@ -160,4 +161,26 @@ def make_options(
         teacher_weights=None if teacher is None else Path(teacher),
         samples_path=None if samples is None else Path(samples),
         flavour=None if flavour is None else GraphFlavour(flavour),
+    )
+
+
+def _require_integers(bits: str, target: str) -> None:
+    """Raise for a float format in place of widths: by the target if it has none, else because edgeq writes none.
+
+    Raises:
+        TargetError: if the target does not run that format.
+        InputError: if it does.
+    """
+    from deploy.cards import Capability, load_card, require_capability
+
+    wish = {"fp8": Capability.FP8, "fp4": Capability.NVFP4, "nvfp4": Capability.NVFP4}.get(
+        bits.strip().lower()
+    )
+    if wish is None:
+        return
+    require_capability(load_card(target), wish)
+    raise InputError(
+        f"--bits '{bits}': edgeq writes no {wish.value} models",
+        why=f"its grids are integers of 2 to 8 bits; '{target}' could run the format",
+        mend="pass --bits w8a8, or make the model with NVIDIA's Model Optimizer and check it with `edgeq lint`",
     )

@@ -61,6 +61,32 @@ def test_fix_writes_another_file_and_lists_what_it_did(
     assert edgeq("lint", str(out), "--target", "jetson-orin").code == 0
 
 
+WEIGHT = """g (float[N,4,2,2] x) => (float[N,4,2,2] y) <float s = {0.1}, int8 z = {0}, int8[4,4,1,1] k,
+ float[4] t = {0.1, 0.2, 0.3, 0.4}, int8[4] u = {0, 0, 0, 0}>
+{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear<axis=0>(k, t, u) y = Conv(d, w) }"""
+FIXABLE = {
+    "qdq.inputs": WEIGHT.replace("<axis=0>(k, t, u)", "<axis=0>(k, t)"),
+    "qdq.axis": MENDABLE.replace("{0.1}", "{0.1}, float[4] t = {0.1, 0.2, 0.3, 0.4}, int8[4] u = {0, 0, 0, 0},"
+    " int8[4,4] k").replace("y = Relu(d)", "w = DequantizeLinear(k, t, u) y = MatMul(d, w)"),
+    "qdq.type": MENDABLE,
+    "model.opset": '<ir_version: 7, opset_import: ["" : 11]> '
+    "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", FIXABLE)
+def test_fix_mends_each_fault_that_changes_no_value(
+    edgeq: Any, model: Any, tmp_path: Path, check: str
+) -> None:
+    words = (model(FIXABLE[check]), "--target", "jetson-orin")
+    assert f"error [{check}]" in edgeq("lint", *words).out
+    out = str(tmp_path / "fixed.onnx")
+    done = edgeq("lint", *words, "--fix", "--out", out)
+    assert done.code == 0, done.out
+    assert f"mended [{check}]" in done.out
+    assert edgeq("lint", out, "--target", "jetson-orin").code == 0
+
+
 def test_fix_may_write_in_place_if_told_so(edgeq: Any, model: Any) -> None:
     path = model(MENDABLE)
     assert edgeq("lint", path, "--target", "jetson-orin", "--fix", "--out", path).code == 0

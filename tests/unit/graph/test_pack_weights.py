@@ -86,7 +86,7 @@ def test_onnxruntime_computes_with_the_weights_of_core_numerics(parse_graph, spi
     model = parse_graph(text, w=weight)
     result, packed = pack(model, method)
     onnx.checker.check_model(result.model, full_check=True)
-    assert lint(result.model, CARD) == ()
+    assert {item.check for item in lint(result.model, CARD)} <= {"typing.float32-graph"}
     assert bool(len(packed["w"].rows)) == (method is Method.EASYQUANT)
     shape = [2 if size.dim_param else size.dim_value for size in
              model.graph.input[0].type.tensor_type.shape.dim]  # fmt: skip
