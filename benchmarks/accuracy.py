@@ -121,8 +121,9 @@ class Bench:
         made, samples_s = self._samples(job, effort, f"{recipe}@{variant}", seed, started)
         started = time.monotonic()
         folder = self._folder / f"{row.replace('/', '-')}-{seed}"
-        stages.make_values(job, SampleSet.load(made / "samples"), folder, NoProgress())
-        stages.write_model(job, folder, NoProgress())
+        samples = SampleSet.load(made / "samples")
+        stages.make_values(job, samples, folder, NoProgress())
+        stages.write_model(job, samples, folder, NoProgress())
         wall_s = samples_s + time.monotonic() - started
         drop, top1 = self._drop(job, folder)
         shutil.rmtree(folder)
