@@ -53,7 +53,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
-        return x + self.body(x) if self.has_skip else self.body(x)
+        y: Tensor = self.body(x)
+        return x + y if self.has_skip else y
 
 
 class Bottleneck(nn.Module):

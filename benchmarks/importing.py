@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ class Graph:
         self.initializers: list[onnx.TensorProto] = []
         self._generator = np.random.default_rng(0)
 
-    def node(self, op_type: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Append a node and return its output."""
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
@@ -112,7 +113,7 @@ def make_model(kind: str, nodes: int) -> onnx.ModelProto:
         tensor = KINDS[kind](graph, tensor)
     flat = graph.node("Flatten", graph.node("GlobalAveragePool", tensor))
     y = graph.node("Gemm", flat, graph.weight(CHANNELS, 10))
-    shapes = {"x": ["N", 3, 8, 8], y: ["N", 10]}
+    shapes: dict[str, list[int | str | None]] = {"x": ["N", 3, 8, 8], y: ["N", 10]}
     x_info, y_info = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
