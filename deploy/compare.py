@@ -65,9 +65,11 @@ class TensorComparison(Spec):
     """One tensor that both graphs have.
 
     Attributes:
-        a, b: its names; B's is the dequantized one where B quantizes it (a pair of its own, after the float one).
-        node, op_type: of the node of B that makes it.
+        a, b: its names; B's is the dequantized one where B quantizes it.
+        node, op_type: of the node of B that makes it, before its quantizer.
         sqnr_db, max_abs: as in OutputComparison.
+        unrounded_db: the SQNR before the tensor's own rounding; None where B does not quantize it. Much better than
+            `sqnr_db`: the tensor's own scale is the cause.
         inputs: SQNR of the tensors that this node reads in B, of those that were compared; where they are much better
             than the tensor, the node itself is the cause.
     """
@@ -78,6 +80,7 @@ class TensorComparison(Spec):
     op_type: str
     sqnr_db: float
     max_abs: float
+    unrounded_db: float | None
     inputs: dict[str, float]
 
 
@@ -251,7 +254,9 @@ def _compare_tensors(
         extra = ([pair.a for pair in piece], [pair.b for pair in piece])
         run_lockstep(sides, feed, visit, extra=extra, batch=batch)
         progress.advance(len(piece))
-    compared = [pair for pair in pairs if pair.b in differences and pair.b not in unlike]
+    compared = [
+        pair for pair in pairs if pair.is_read and pair.b in differences and pair.b not in unlike
+    ]
     progress.finish(f"{len(compared)} tensors that both have")
     return tuple(_entry(pair, differences) for pair in compared), tuple(dict.fromkeys(unlike))
 
@@ -264,6 +269,7 @@ def _entry(pair: TensorPair, differences: Mapping[str, Difference]) -> TensorCom
         op_type=pair.op_type,
         sqnr_db=differences[pair.b].sqnr_db,
         max_abs=differences[pair.b].max_abs,
+        unrounded_db=differences[pair.unrounded].sqnr_db if pair.unrounded in differences else None,
         inputs={name: differences[name].sqnr_db for name in pair.inputs if name in differences},
     )
 

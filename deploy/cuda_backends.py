@@ -7,9 +7,9 @@ plain integers as handles. None of them was run on a GPU by us: the names of cud
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +42,18 @@ def open_cuda(name: str, *, is_spinning: bool) -> Cuda:
     )
 
 
-class CudaPython:
+class _ClosedAtTheEnd(contextlib.AbstractContextManager["_ClosedAtTheEnd"]):
+    """Gives everything back when its `with` ends."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back all that was taken."""
+        raise NotImplementedError
+
+
+class CudaPython(_ClosedAtTheEnd):
     """`Cuda` by cuda-python, whose functions return (code, value...)."""
 
     def __init__(self, *, is_spinning: bool = True) -> None:
@@ -63,17 +74,6 @@ class CudaPython:
         self._call("cuCtxSetCurrent", context)
         kind = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED
         self.is_integrated = bool(self._call("cuDeviceGetAttribute", kind, self._device))
-
-    def __enter__(self) -> CudaPython:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give back all that was taken, last first; a second call does nothing."""
@@ -175,7 +175,7 @@ class CudaPython:
         return values[0] if values else None
 
 
-class PyCuda:
+class PyCuda(_ClosedAtTheEnd):
     """`Cuda` by pycuda, whose objects give back what they hold when they die. It has no graphs."""
 
     def __init__(self, *, is_spinning: bool = True) -> None:
@@ -193,17 +193,6 @@ class PyCuda:
         self._objects: dict[int, Any] = {0: None}
         kind = self._api.device_attribute.INTEGRATED
         self.is_integrated = bool(device.get_attribute(kind))
-
-    def __enter__(self) -> PyCuda:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give back all that was taken, last first; a second call does nothing."""

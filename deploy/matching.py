@@ -1,7 +1,7 @@
 """Which tensor of one graph is which of another: by name, and through the Q/DQ pairs that a quantizer put between.
 
-Entry: `match_tensors`. A quantized tensor gives two pairs: the tensor before its own rounding (under its name in
-the float graph), and the dequantized one, which is what the next node reads. Weights and other constants are left out.
+Entry: `match_tensors`. A quantized tensor has two forms in B: before its own rounding (under its name in the float
+graph), and dequantized, which is what the next node reads. Weights and other constants are left out.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ class TensorPair:
 
     Attributes:
         a, b: their names.
-        node, op_type: of the node of B that makes it; "" and "Input" for a graph input.
+        node, op_type: of the node of B that makes it; of a dequantized tensor, that which makes what is quantized.
         inputs: the tensors that this node reads in B.
+        unrounded: of a dequantized tensor, its form before the rounding; "" for any other.
+        is_read: whether anything but its own quantizer reads it. Else it may have another meaning than A's tensor: a
+            quantizer whose range begins at zero does the work of a Relu, and some tools then drop the Relu.
         sample_bytes: both together, of one sample (of one batch where the file fixes it); an unknown size counts as 1.
     """
 
@@ -46,6 +49,8 @@ class TensorPair:
     node: str
     op_type: str
     inputs: tuple[str, ...]
+    unrounded: str
+    is_read: bool
     sample_bytes: int
 
 
@@ -71,7 +76,7 @@ def match_tensors(
             known = (inputs.get(item, item) for item in meant)
             source = next((item for item in known if item in computed), None)
             if name and source is not None and _is_comparable(second, name):
-                pairs.append(_pair(first, second, node, source, name, read))
+                pairs.append(_pair(first, second, node, source, name))
     return tuple(pairs)
 
 
@@ -108,22 +113,29 @@ def _is_comparable(view: GraphView, name: str) -> bool:
     return is_tensor and (kind in _BYTES or kind == 0)
 
 
-def _pair(
-    a: GraphView,
-    b: GraphView,
-    node: onnx.NodeProto,
-    source: str,
-    name: str,
-    read: tuple[str, ...],
-) -> TensorPair:
+def _pair(a: GraphView, b: GraphView, node: onnx.NodeProto, source: str, name: str) -> TensorPair:
+    unrounded = _read(b, node)[-1] if node.op_type == "DequantizeLinear" else ""
+    maker = (b.producer(unrounded) if unrounded else None) or node
     return TensorPair(
         a=source,
         b=name,
-        node=node.name or node_id(node),
-        op_type=node.op_type,
-        inputs=read,
+        node=maker.name or node_id(maker),
+        op_type=maker.op_type,
+        inputs=_read(b, maker),
+        unrounded=unrounded,
+        is_read=_is_read(b, name),
         sample_bytes=_size(a, source) + _size(b, name),
     )
+
+
+def _is_read(view: GraphView, name: str) -> bool:
+    """Return whether more than a quantizer, directly or through the clip to its grid, reads a tensor."""
+    readers = [node for node, _ in view.consumers(name)]
+    clips = [item for item in readers if item.op_type == "Clip"]
+    behind = [node for clip in clips for node, _ in view.consumers(clip.output[0])]
+    others = [item for item in readers if item.op_type not in {"QuantizeLinear", "Clip"}]
+    others += [item for item in behind if item.op_type != "QuantizeLinear"]
+    return bool(others) or not readers or name in view.outputs
 
 
 def _size(view: GraphView, name: str) -> int:

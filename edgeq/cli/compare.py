@@ -138,7 +138,7 @@ def _print_tensors(result: CompareResult) -> None:
             [
                 (
                     item.b,
-                    f"{item.sqnr_db:.1f} dB",
+                    _sqnr(item),
                     f"{item.max_abs:.3g}",
                     f"{item.op_type} {item.node}",
                     _inputs(item),
@@ -150,7 +150,14 @@ def _print_tensors(result: CompareResult) -> None:
 
 def _describe(item: TensorComparison) -> str:
     at = f", whose inputs are at {inputs}" if (inputs := _inputs(item)) else ""
-    return f"'{item.b}' ({item.sqnr_db:.1f} dB), made by {item.op_type} '{item.node}'{at}"
+    return f"'{item.b}' ({_sqnr(item)}), made by {item.op_type} '{item.node}'{at}"
+
+
+def _sqnr(item: TensorComparison) -> str:
+    """Return the SQNR, and that before the tensor's own rounding where it was better by more than a dB."""
+    if item.unrounded_db is None or item.unrounded_db <= item.sqnr_db + 1:
+        return f"{item.sqnr_db:.1f} dB"
+    return f"{item.sqnr_db:.1f} dB, before rounding {item.unrounded_db:.1f} dB"
 
 
 def _inputs(item: TensorComparison) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 
 import deploy.compare
 from deploy.compare import CompareResult, compare_models
@@ -105,16 +105,35 @@ def test_the_first_tensor_that_diverges_is_named_with_its_node(teacher, samples)
     assert [item.b for item in result.tensors] == ["c1", "r1", "c2", "s", "p", "f", "logits"]
 
 
-def test_a_quantized_tensor_is_compared_before_and_after_its_own_rounding(teacher, qdq, samples):
+def test_a_quantized_tensor_is_compared_as_its_readers_see_it(teacher, qdq, samples):
     result = compare_models(teacher, qdq, samples)
     pairs = [(item.a, item.b) for item in result.tensors]
-    assert pairs[:4] == [("x", "x_dq"), ("c1", "c1"), ("r1", "r1"), ("r1", "r1_dq")]
+    assert pairs[:4] == [("x", "x_dq"), ("c1", "c1"), ("r1", "r1_dq"), ("c2", "c2")]
     found = {item.b: item for item in result.tensors}
     want = run_onnx(teacher, {"x": samples.samples}, outputs=["r1"])["r1"]
-    got = run_onnx(qdq, {"x": samples.samples}, outputs=["r1_dq"])["r1_dq"]
-    assert found["r1_dq"].sqnr_db == pytest.approx(sqnr_db(want, got), abs=1e-3)
-    assert found["r1_dq"].inputs == {"r1": found["r1"].sqnr_db}
-    assert found["r1"].sqnr_db > found["r1_dq"].sqnr_db
+    got = run_onnx(qdq, {"x": samples.samples}, outputs=["r1", "r1_dq"])
+    item = found["r1_dq"]
+    assert item.sqnr_db == pytest.approx(sqnr_db(want, got["r1_dq"]), abs=1e-3)
+    assert item.unrounded_db == pytest.approx(sqnr_db(want, got["r1"]), abs=1e-3)
+    assert item.unrounded_db > item.sqnr_db
+    assert (item.op_type, item.inputs) == ("Relu", {"c1": found["c1"].sqnr_db})
+    assert found["c2"].inputs == {"r1_dq": item.sqnr_db}
+    assert found["x_dq"].unrounded_db is None
+
+
+def test_a_relu_that_a_quantizer_does_is_no_divergence(samples):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float s = {0.02}, uint8 z = {0}> { BODY }
+    """
+    kept = parser.parse_model(text.replace("BODY", "n = Neg (x) r = Relu (n) y = Neg (r)"))
+    body = "r = Neg (x) q = QuantizeLinear (r, s, z) d = DequantizeLinear (q, s, z) y = Neg (d)"
+    result = compare_models(kept, parser.parse_model(text.replace("BODY", body)), samples)
+    assert result.first is None
+    found = {item.b: item for item in result.tensors}
+    assert set(found) == {"d", "y"}
+    assert found["d"].sqnr_db > 30
+    assert found["d"].unrounded_db < 5
 
 
 def test_tensors_are_compared_in_pieces_that_fit_into_memory(teacher, qdq, samples, monkeypatch):
@@ -178,7 +197,7 @@ def test_a_file_of_quantize_static_is_matched_through_its_pairs(teacher, samples
     )
     result = compare_models(tmp_path / "a.onnx", tmp_path / "b.onnx", samples)
     assert {"x", "r1", "s", "logits"} <= {item.a for item in result.tensors}
-    through = [item for item in result.tensors if item.op_type == "DequantizeLinear"]
+    through = [item for item in result.tensors if item.unrounded_db is not None]
     assert len(through) >= 4
     assert all(item.sqnr_db > 20 for item in through)
 
@@ -245,8 +264,8 @@ def test_a_file_without_a_batch_axis_takes_the_samples_one_by_one(teacher, sampl
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[3,8,8] x) => (float[3] y) { r = Relu (x) y = ReduceMax <axes = [1, 2], keepdims = 0> (r) }
     """
-    model = onnx.parser.parse_model(text)
-    half = onnx.parser.parse_model(text.replace("Relu (x)", "Tanh (x)"))
+    model = parser.parse_model(text)
+    half = parser.parse_model(text.replace("Relu (x)", "Tanh (x)"))
     result = compare_models(model, half, samples)
     want = np.maximum(samples.samples, 0).max((2, 3))
     got = np.tanh(samples.samples).max((2, 3))
