@@ -306,6 +306,18 @@ def test_a_site_that_the_graph_does_not_have_is_our_own_bug(case):
         Student(case.teacher, plan, scales)
 
 
+def test_a_reader_of_the_shape_alone_needs_no_place_in_the_graph(case):
+    scales = first_scales(case.teacher, case.plan, [(case.x,)])
+    changed = tuple(
+        dataclasses.replace(item, sites=(*item.sites, Site(node="s", index=0, op_type="Shape")))
+        if item.tensor == "r0"
+        else item
+        for item in case.plan.decisions
+    )
+    student = Student(case.teacher, dataclasses.replace(case.plan, decisions=changed), scales)
+    assert student.quantizers["r0"].enabled
+
+
 def test_a_decision_without_a_grid_has_none_to_give(case):
     floating = next(item for item in case.plan.decisions if item.grid is None)
     with pytest.raises(EdgeqBug, match="has no grid"):
