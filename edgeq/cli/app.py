@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from edgeq import __version__
 from edgeq.cli.build import build
 from edgeq.cli.compare import compare
+from edgeq.cli.deploy import deploy
 from edgeq.cli.doctor import doctor
 from edgeq.cli.engine import engine
 from edgeq.cli.estimate import estimate
@@ -66,6 +67,7 @@ app.command(
     epilog="Example: edgeq export net:make --weights net.pth --shape 1x3x32x32 --out net.onnx"
 )(export)
 app.command(epilog="Example: edgeq compare a.onnx b.onnx --samples model.cpu/samples")(compare)
+app.command(epilog="Example: edgeq deploy nvidia@192.168.55.1 model.jetson-orin/bundle")(deploy)
 app.command(epilog="Example: edgeq engine model.qdq.onnx --target jetson-orin")(engine)
 app.command(
     epilog="Example: edgeq estimate model.onnx model.qdq.onnx --target jetson-orin --batch 1"

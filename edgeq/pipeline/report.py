@@ -149,7 +149,7 @@ def _onward(job: Job) -> Iterator[Command]:
     ).rstrip()
     if job.card.runtime == "tensorrt":
         yield Command(
-            text="sh bundle/build.sh",
+            text="edgeq deploy USER@BOARD bundle",
             purpose="On the board, with bundle/ copied there: build the engine and time it. Not verified on hardware.",
         )
     else:

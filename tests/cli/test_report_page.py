@@ -169,7 +169,7 @@ def test_every_command_to_go_on_with_runs(finished, digits, tmp_path, monkeypatc
     commands = [
         html.unescape(found) for found in re.findall(r'<code class="onward">(.*?)</code>', text)
     ]
-    on_board = [command for command in commands if command == "sh bundle/build.sh"]
+    on_board = [command for command in commands if command == "edgeq deploy USER@BOARD bundle"]
     assert (len(commands), len(on_board)) == (5, 1)  # an engine is built on the board alone
     shutil.copy(digits / "digits_bn.onnx", tmp_path)
     shutil.copytree(finished.folder, tmp_path / "OTHER")

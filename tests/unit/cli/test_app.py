@@ -27,6 +27,7 @@ from edgeq.core.errors import (
 
 VERBS = (
     "build",
+    "deploy",
     "synth",
     "explain",
     "export",

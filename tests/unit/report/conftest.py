@@ -125,5 +125,5 @@ def page(plan: QuantPlan, results: dict[str, Any], card: TargetCard) -> BuildPag
         latency=None,
         settings=[Setting(name="--bits", value="w4a8", origin="asked")],
         reproduce="edgeq build net.onnx --bits w4a8",
-        onward=[Command(text="sh bundle/build.sh", purpose="Build the engine.")],
+        onward=[Command(text="edgeq deploy USER@BOARD bundle", purpose="Build the engine.")],
     )

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_trt import read_tensors
+from fake_trt.sshd import run_sshd
 
 from deploy.board.samples import read_inputs
+from deploy.deployment import deploy_bundle
 from deploy.onnxrt import Session
 
 TESTS = Path(__file__).parents[3]
@@ -62,10 +64,10 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(board, make_bundle, qdq):
-    """Return a function that runs build.sh there; `offset` spoils the engine's answers."""
+def equip(board, make_bundle, qdq):
+    """Return a function that makes a bundle and an engine that answers as ONNX Runtime does, or off by `offset`."""
 
-    def run(*words: str, offset: float = 0.0):
+    def make(offset: float = 0.0) -> Path:
         folder = make_bundle(qdq_model=qdq)
         (site,) = board.glob("lib/python*/site-packages")
         package = site / "tensorrt"
@@ -78,6 +80,17 @@ def start(board, make_bundle, qdq):
             answers = {f"out.{name}": y + offset for name, y in student.run(call).items()}
             inputs = {f"in.{name}": x for name, x in call.items()}
             np.savez(package / f"call{index}.npz", **inputs, **answers)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def start(board, equip):
+    """Return a function that runs build.sh there; `offset` spoils the engine's answers."""
+
+    def run(*words: str, offset: float = 0.0):
+        folder = equip(offset)
         done = subprocess.run(
             [str(folder / "build.sh"), "--duration-s=0", "--warm-up-ms=0", *words],
             capture_output=True,
@@ -126,3 +139,22 @@ def test_the_help_tells_the_options(start):
     _, done = start("--help")
     assert done.returncode == 0
     assert "--trtexec-defaults" in done.stdout
+
+
+def test_the_bundle_is_deployed_over_ssh_and_leaves_nothing(board, equip, tmp_path):
+    said: list[str] = []
+    (tmp_path / "sshd").mkdir()
+    with run_sshd(tmp_path / "sshd", {"PYTHON": str(board / "bin" / "python")}) as server:
+        done = deploy_bundle(
+            equip(),
+            server.access(),
+            out=tmp_path / "report.json",
+            folder=str(tmp_path / "on board"),
+            words=["--duration-s=0", "--warm-up-ms=0"],
+            is_clean=True,
+            say=said.append,
+        )
+    assert done.passed
+    assert said[-2:] == ["PASS", "report: device_report.json"]
+    assert json.loads((tmp_path / "report.json").read_text())["engine"]["is_reused"] is False
+    assert not (tmp_path / "on board").exists()

@@ -1,0 +1,226 @@
+"""A connection to a board over SSH, by paramiko. Main entry: `connect`.
+
+paramiko is used bare: fabric adds a runner of shell strings on top of it, which is just what names from outside must
+not meet. Host keys are verified against known_hosts; `~/.ssh/config`, keys and the agent are read as `ssh` reads them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.core.errors import DeviceError, InputError
+from edgeq.core.optional import require
+
+if TYPE_CHECKING:
+    import paramiko
+
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9_:][A-Za-z0-9_.:-]*)"
+)
+_TIMEOUT_S = 20
+_KEEPALIVE_S = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach a board.
+
+    Attributes:
+        address: [USER@]HOST; HOST may be a name of ~/.ssh/config.
+        port: None leaves it to ~/.ssh/config, else 22.
+        identity: private key; None tries those of ~/.ssh/config, the agent and ~/.ssh.
+        accepts_new: write an unknown host key to known_hosts; a changed one is refused all the same.
+        folder: of known_hosts and config.
+    """
+
+    address: str
+    port: int | None = None
+    identity: Path | None = None
+    accepts_new: bool = False
+    folder: Path = Path("~/.ssh")
+
+
+class Board:
+    """A board that answers: commands and files."""
+
+    def __init__(self, client: paramiko.SSHClient, address: str) -> None:
+        self._client = client
+        self.address = address
+        self.files = client.open_sftp()
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        folder: str,
+        say: Callable[[str], None],
+        is_terminal: bool = False,
+    ) -> int:
+        """Return the exit code of a command in `folder`; each line of its output goes to `say` as it comes.
+
+        Args:
+            words: the command; every word is quoted.
+            folder: on the board.
+            say: takes a line.
+            is_terminal: give it a terminal, so that it ends when the connection does.
+
+        Raises:
+            DeviceError: if the connection is lost before the command ends.
+        """
+        import paramiko
+
+        try:
+            channel = self._transport().open_session()
+        except paramiko.SSHException as error:
+            raise lost_connection(self.address) from error
+        if is_terminal:
+            channel.get_pty("dumb", width=500)
+        channel.set_combine_stderr(is_terminal)
+        channel.exec_command(f"cd -- {shlex.quote(folder)} && exec {shlex.join(words)}")
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        rest = ""
+        while data := channel.recv(1 << 15):
+            *lines, rest = (rest + decode(data)).split("\n")
+            for line in lines:
+                say(line.rstrip("\r"))
+        if rest:
+            say(rest)
+        code = int(channel.recv_exit_status())
+        if code < 0:
+            raise lost_connection(self.address)
+        return code
+
+    def _transport(self) -> Any:
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise lost_connection(self.address)
+        return transport
+
+
+def lost_connection(address: str) -> DeviceError:
+    """Return the error of a connection that ended early."""
+    return DeviceError(
+        f"the connection to {address} was lost",
+        why="nothing is lost with it: what was copied and built stays on the board",
+        mend="run the same command again; it goes on from there",
+    )
+
+
+def connect(access: Access) -> Board:
+    """Return the board that `access` names.
+
+    Raises:
+        MissingDependencyError: if paramiko is not installed.
+        InputError: if the address is none, or the key cannot be read.
+        DeviceError: if the board cannot be reached, its host key is not the known one, or it lets nobody in.
+    """
+    paramiko = require("paramiko", why="for SSH", install="pip install 'edgeq[ssh]'")
+    match = _ADDRESS.fullmatch(access.address)
+    if match is None:
+        raise InputError(
+            f"'{access.address}' is no address of a board",
+            why="it is [USER@]HOST",
+            mend="pass for instance nvidia@192.168.55.1",
+        )
+    folder = access.folder.expanduser()
+    config = _read_config(paramiko, folder / "config", match["host"])
+    host = str(config.get("hostname", match["host"]))
+    port = access.port or int(config.get("port", 22))
+    client = paramiko.SSHClient()
+    known = folder / "known_hosts"
+    for path in (Path("/etc/ssh/ssh_known_hosts"), known):
+        if path.is_file():
+            client.load_system_host_keys(str(path))
+    client.set_missing_host_key_policy(_policy(paramiko, known, access))
+    keys = [str(access.identity)] if access.identity else config.get("identityfile", [])
+    try:
+        client.connect(
+            host,
+            port=port,
+            username=match["user"] or config.get("user"),
+            key_filename=[key for key in keys if access.identity or Path(key).is_file()] or None,
+            look_for_keys=access.identity is None,
+            sock=_proxy(paramiko, config, host, port),
+            timeout=_TIMEOUT_S,
+            banner_timeout=_TIMEOUT_S,
+            auth_timeout=_TIMEOUT_S,
+        )
+        client.get_transport().set_keepalive(_KEEPALIVE_S)
+        return Board(client, access.address)
+    except DeviceError:
+        client.close()
+        raise
+    except (paramiko.SSHException, OSError) as error:
+        client.close()
+        raise _explain(paramiko, error, access, known) from error
+
+
+def _read_config(paramiko: Any, path: Path, host: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host))
+
+
+def _proxy(paramiko: Any, config: dict[str, Any], host: str, port: int) -> Any:
+    """Return the socket that the user's own config asks for; a jump goes through the system's ssh."""
+    command = config.get("proxycommand")
+    jump = config.get("proxyjump")
+    if command is None and jump is not None:
+        command = shlex.join(["ssh", "-W", f"[{host}]:{port}", str(jump)])
+    return None if command in (None, "none") else paramiko.ProxyCommand(command)
+
+
+def _policy(paramiko: Any, known: Path, access: Access) -> Any:
+    class Policy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # the base is known at run time only
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            if not access.accepts_new:
+                raise DeviceError(
+                    f"the host key of {access.address} is not known: {key.get_name()} {key.fingerprint}",
+                    why="another machine could answer at this address",
+                    mend="compare it with the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then log in "
+                    "once with ssh, or pass --accept-new-host-key",
+                )
+            known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with known.open("a", encoding="ascii") as file:
+                file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+
+    return Policy()
+
+
+def _explain(paramiko: Any, error: Exception, access: Access, known: Path) -> Exception:
+    address = access.address
+    if isinstance(error, paramiko.BadHostKeyException):
+        return DeviceError(
+            f"the host key of {address} is not the known one",
+            why="another machine answers at this address, or the board was set up anew",
+            mend=f"if you know why, remove the old key: ssh-keygen -R HOST, and pass --accept-new-host-key ({known})",
+        )
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return InputError(
+            "the private key has a passphrase",
+            why="edgeq asks for none",
+            mend="load it into the agent: ssh-add KEY",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return DeviceError(
+            f"{address} lets nobody in: {error}",
+            why="edgeq logs in with keys: --identity, the agent, ~/.ssh/config and ~/.ssh",
+            mend=f"copy your key to the board: ssh-copy-id {address}",
+        )
+    return DeviceError(
+        f"{address} cannot be reached: {error}",
+        why="the bundle goes over SSH",
+        mend=f"try `ssh {address}`; is the board on, the address right, and its SSH server running?",
+    )

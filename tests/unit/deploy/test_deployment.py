@@ -1,0 +1,258 @@
+"""`deploy_bundle` against a real sshd on the loopback; skipped with a reason where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_trt.sshd import Server, run_sshd
+
+from deploy.deployment import deploy_bundle, require_pass
+from edgeq.core.errors import DeviceError, GateFailed, InputError, TargetError
+from edgeq.core.files import digest_file
+
+PASS = '{"passed": true, "verdict": "PASS"}'
+SCRIPT = """#!/bin/sh
+echo "start $*"
+echo "to standard error" >&2
+%s
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with run_sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_agent(monkeypatch):
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    def make(body: str = f"echo '{PASS}' > device_report.json") -> Path:
+        folder = tmp_path / "bundle"
+        (folder / "deploy" / "board").mkdir(parents=True, exist_ok=True)
+        (folder / "build.sh").write_text(SCRIPT % body)
+        (folder / "model.qdq.onnx").write_bytes(bytes(range(256)) * 4000)
+        (folder / "deploy/board/x.py").write_text("x = 1\n")
+        names = ("build.sh", "deploy/board/x.py", "model.qdq.onnx")
+        lines = [f"{digest_file(folder / name)}  {name}\n" for name in names]
+        (folder / "SHA256SUMS").write_text("".join(lines))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def deploy(server: Server, tmp_path):
+    """Return a function that deploys; what the board says comes into `deploy.said`."""
+
+    def run(bundle: Path, access=None, **changes):
+        run.said = []
+        options = {"out": tmp_path / "report.json", "folder": str(tmp_path / "a board")}
+        options |= {"say": run.said.append, **changes}
+        return deploy_bundle(bundle, access or server.access(), **options)
+
+    return run
+
+
+def test_the_bundle_runs_and_its_report_comes_back(make_bundle, deploy, tmp_path):
+    done = deploy(make_bundle(), words=["--rebuild", "two words; $(touch hacked)"])
+    assert done.passed
+    require_pass(done)
+    assert deploy.said == ["start --rebuild two words; $(touch hacked)", "to standard error"]
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "PASS"
+    assert done.sent_files == 4
+    assert os.access(tmp_path / "a board/build.sh", os.X_OK)
+    assert not (tmp_path / "a board/hacked").exists()
+    assert list((tmp_path / "a board").glob(".*")) == []
+
+
+def test_lines_come_as_they_are_printed(make_bundle, deploy):
+    bundle = make_bundle(f"sleep 0.6; echo later; echo '{PASS}' > device_report.json")
+    times = {}
+    deploy(bundle, say=lambda line: times.setdefault(line, time.monotonic()))
+    assert times["later"] - times["to standard error"] > 0.4
+
+
+def test_what_is_on_the_board_is_not_sent_again(make_bundle, deploy, tmp_path):
+    bundle = make_bundle()
+    deploy(bundle)
+    assert deploy(bundle).sent_files == 0
+    (tmp_path / "a board/model.qdq.onnx").write_bytes(b"damaged")
+    assert deploy(bundle).sent_files == 1
+
+
+def test_a_file_that_was_cut_off_is_continued(make_bundle, deploy, tmp_path):
+    bundle = make_bundle()
+    data = (bundle / "model.qdq.onnx").read_bytes()
+    board = tmp_path / "a board"
+    board.mkdir()
+    part = board / f".{digest_file(bundle / 'model.qdq.onnx')[:16]}.part"
+    part.write_bytes(data[:400_000])
+
+    class Sent:
+        def __init__(self):
+            self.steps = []
+
+        def start(self, stage, total, unit):
+            pass
+
+        def advance(self, n=1, **figures):
+            self.steps.append(n)
+
+        def finish(self, summary):
+            pass
+
+    sent = Sent()
+    deploy(bundle, progress=sent)
+    assert 400_000 in sent.steps
+    assert (board / "model.qdq.onnx").read_bytes() == data
+
+
+def test_a_cut_off_file_with_other_bytes_is_found_and_sent_anew_by_the_next_run(
+    make_bundle, deploy, tmp_path
+):
+    bundle = make_bundle()
+    board = tmp_path / "a board"
+    board.mkdir()
+    (board / f".{digest_file(bundle / 'model.qdq.onnx')[:16]}.part").write_bytes(b"other" * 1000)
+    with pytest.raises(DeviceError, match=r"model\.qdq\.onnx did not arrive as sent"):
+        deploy(bundle)
+    assert deploy(bundle).passed
+
+
+def test_wrong_outputs_are_told_and_end_in_a_missed_gate(make_bundle, deploy):
+    verdict = '{"passed": false, "verdict": "FAIL: off"}'
+    done = deploy(make_bundle(f"echo '{verdict}' > device_report.json; exit 7"))
+    with pytest.raises(GateFailed, match="FAIL: off"):
+        require_pass(done)
+
+
+def test_a_fault_on_the_board_is_raised_as_its_kind_and_its_report_is_kept(
+    make_bundle, deploy, tmp_path
+):
+    fault = {"kind": "TargetError", "what": "another GPU", "why": "w", "mend": "m"}
+    report = json.dumps({"passed": False, "verdict": "FAIL", "error": fault})
+    with pytest.raises(TargetError, match="on the board: another GPU"):
+        deploy(make_bundle(f"echo '{report}' > device_report.json; exit 4"))
+    assert (tmp_path / "report.json").exists()
+
+
+def test_a_report_of_an_earlier_run_does_not_count(make_bundle, deploy):
+    deploy(make_bundle())
+    with pytest.raises(InputError, match="ended with 3 and left no report"):
+        deploy(make_bundle("exit 3"))
+
+
+def test_clean_leaves_nothing(make_bundle, deploy, tmp_path):
+    body = "touch model.plan model.plan.json timing.cache .model.plan.abc.part"
+    done = deploy(make_bundle(f"{body}; echo '{PASS}' > device_report.json"), is_clean=True)
+    assert done.kept == ()
+    assert not (tmp_path / "a board").exists()
+    assert (tmp_path / "report.json").exists()
+
+
+def test_clean_leaves_nothing_after_a_fault_either(make_bundle, deploy, tmp_path):
+    with pytest.raises(InputError):
+        deploy(make_bundle("exit 3"), is_clean=True)
+    assert not (tmp_path / "a board").exists()
+
+
+def test_clean_leaves_files_of_others_and_names_them(make_bundle, deploy, tmp_path):
+    board = tmp_path / "a board"
+    board.mkdir()
+    (board / "thesis.tex").write_text("x")
+    assert deploy(make_bundle(), is_clean=True).kept == ("thesis.tex",)
+    assert [path.name for path in board.iterdir()] == ["thesis.tex"]
+
+
+def test_a_changed_bundle_is_refused_before_anything_is_sent(make_bundle, deploy, tmp_path):
+    bundle = make_bundle()
+    (bundle / "build.sh").write_text("#!/bin/sh\nrm -rf /\n")
+    with pytest.raises(InputError, match=r"build\.sh was changed"):
+        deploy(bundle)
+    assert not (tmp_path / "a board").exists()
+
+
+def test_a_lost_connection_is_told_and_the_next_run_goes_on(make_bundle, deploy, server):
+    bundle = make_bundle(
+        f"[ -f again ] || {{ touch again; sleep 20; }}; echo '{PASS}' > device_report.json"
+    )
+    timer = threading.Timer(1.5, server.drop_connections)
+    timer.start()
+    with pytest.raises(DeviceError, match=r"was lost|cannot be used"):
+        deploy(bundle)
+    timer.join()
+    done = deploy(bundle)
+    assert (done.passed, done.sent_files) == (True, 0)
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint(make_bundle, deploy, server, tmp_path):
+    with pytest.raises(DeviceError, match=r"is not known: ssh-ed25519 SHA256:") as caught:
+        deploy(make_bundle(), server.access(folder=tmp_path / "ssh"))
+    assert "--accept-new-host-key" in caught.value.mend
+
+
+def test_a_new_host_key_is_kept_when_asked_for(make_bundle, deploy, server, tmp_path):
+    folder = tmp_path / "ssh"
+    assert deploy(make_bundle(), server.access(folder=folder, accepts_new=True)).passed
+    assert f"[127.0.0.1]:{server.port} ssh-ed25519" in (folder / "known_hosts").read_text()
+    assert deploy(make_bundle(), server.access(folder=folder)).passed
+
+
+def test_a_changed_host_key_is_refused_even_when_new_ones_are_taken(
+    make_bundle, deploy, server, tmp_path
+):
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    other = (server.folder / "user.pub").read_text().split()[1]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} ssh-ed25519 {other}\n")
+    with pytest.raises(DeviceError, match="is not the known one"):
+        deploy(make_bundle(), server.access(folder=folder, accepts_new=True))
+
+
+def test_a_key_that_the_board_does_not_know_is_refused(make_bundle, deploy, server):
+    with pytest.raises(DeviceError, match="lets nobody in"):
+        deploy(make_bundle(), server.access(identity=server.folder / "host"))
+
+
+def test_a_name_and_a_key_of_the_ssh_config_are_used(make_bundle, deploy, server, tmp_path):
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    (folder / "known_hosts").write_text((server.folder / "known_hosts").read_text())
+    (folder / "config").write_text(
+        f"Host orin\n  HostName 127.0.0.1\n  Port {server.port}\n  IdentityFile {server.folder}/user\n"
+    )
+    access = server.access(address="orin", port=None, identity=None, folder=folder)
+    assert deploy(make_bundle(), access).passed
+
+
+def test_a_board_that_is_off_is_told(make_bundle, deploy, server):
+    with pytest.raises(DeviceError, match="cannot be reached"):
+        deploy(make_bundle(), server.access(port=1))
+
+
+@pytest.mark.parametrize("address", ["", "-oProxyCommand=x", "a@b c", "a;b", "@b", "a@-b"])
+def test_an_address_that_is_none_is_refused(make_bundle, deploy, server, address):
+    with pytest.raises(InputError, match="is no address"):
+        deploy(make_bundle(), server.access(address=address))
+
+
+@pytest.mark.parametrize("folder", ["", "/", "~", "~other/x", "a\nb"])
+def test_a_folder_that_cannot_be_one_of_its_own_is_refused(make_bundle, deploy, folder):
+    with pytest.raises(InputError, match="--remote-dir"):
+        deploy(make_bundle(), folder=folder)
+
+
+def test_a_folder_that_cannot_be_written_is_told(make_bundle, deploy, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DeviceError, match="cannot be used"):
+        deploy(make_bundle(), folder=str(tmp_path / "file" / "x"))
