@@ -21,6 +21,8 @@ from deploy.board_files import ROOT, board_files
 from deploy.bundle_texts import (
     ENGINE,
     INPUTS,
+    LOADER,
+    LOADER_TEXT,
     OUTPUTS,
     QDQ_MODEL,
     build_script,
@@ -101,7 +103,10 @@ def write_bundle(
         feeds = [{name: x[0] for name, x in feed.items()} for feed in feeds]
     references = [teacher.run(feed) for feed in feeds]
     tolerances = _measure_tolerances(references, [student.run(feed) for feed in feeds])
-    texts = {"README.txt": readme(card, samples=len(feeds), tolerances=tolerances)}
+    texts = {
+        "README.txt": readme(card, samples=len(feeds), tolerances=tolerances),
+        LOADER: LOADER_TEXT,
+    }
     commands: dict[str, list[str]] = {}
     if card.runtime == "tensorrt":
         commands = _engine_commands(card, inputs, batch)

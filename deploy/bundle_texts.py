@@ -13,6 +13,20 @@ QDQ_MODEL = "model.qdq.onnx"
 ENGINE = "model.plan"
 INPUTS = "inputs.json"
 OUTPUTS = "outputs.json"
+LOADER = "load_inputs.py"
+
+LOADER_TEXT = '''\
+"""The samples for polygraphy's commands that take --data-loader-script load_inputs.py: run, convert, debug, data."""
+
+import os
+
+from polygraphy.json import load_json
+
+
+def load_data():
+    """Return the calls of inputs.json: {input name: array} each."""
+    return load_json(os.path.join(os.path.dirname(os.path.abspath(__file__)), "inputs.json"))
+'''
 
 
 _HEAD = """\
@@ -147,6 +161,7 @@ measured on the host, and a little for half precision.
 Files
   model.qdq.onnx      the network with Q/DQ nodes
   inputs.json         {samples} calls of the network, polygraphy's format
+  load_inputs.py      the same calls for polygraphy's --data-loader-script
   outputs.json        what the float network, which it was made from, answers to them
   bundle.json         where all this comes from
   deploy/, edgeq/     the program that build.sh runs, where there is one

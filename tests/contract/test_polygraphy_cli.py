@@ -99,12 +99,20 @@ def build(tmp_path_factory) -> Path:
 
 
 def _polygraphy(folder: Path, model: str, *options: str) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from polygraphy.tools import main; sys.exit(main())"
     loads = ["--load-inputs", "bundle/inputs.json", "--load-outputs", "bundle/outputs.json"]
     reference = ["--onnxrt", "--graph-optimization-level", "ORT_DISABLE_ALL"]
+    words = ["polygraphy", "run", model, *reference, *loads, *options]
+    return _type(shlex.join(words), folder)
+
+
+def _type(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line as a user types it: in a shell, with the environment's scripts on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [sys.executable, "-c", program, "run", model, *reference, *loads, *options],
+        line,
+        shell=True,
         cwd=folder,
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
         check=False,
@@ -134,17 +142,24 @@ def test_the_comparison_fails_where_the_limits_are_too_tight(build):
 
 
 def test_the_run_script_of_the_bundle_passes(build):
-    bin_folder = build / "bin"
-    bin_folder.mkdir()
-    script = bin_folder / "polygraphy"
-    program = "import sys; from polygraphy.tools import main; sys.exit(main())"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{program}" "$@"\n')
-    script.chmod(0o755)
-    done = subprocess.run(
-        ["sh", str(build / "bundle/run.sh")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
-        check=False,
-    )
+    done = _type("sh bundle/run.sh", build)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_command_of_the_readme_passes_as_it_stands(build):
+    text = (build / "bundle" / "README.txt").read_text()
+    (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("polygraphy")]
+    done = _type(line, build / "bundle")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout
+
+
+def test_the_loader_script_gives_the_same_samples(build):
+    """The teacher answers to them what the bundle says, so they are those of inputs.json."""
+    line = (
+        "polygraphy run teacher.onnx --onnxrt --graph-optimization-level ORT_DISABLE_ALL "
+        "--data-loader-script bundle/load_inputs.py --load-outputs bundle/outputs.json --rtol 0 --atol 1e-6"
+    )
+    done = _type(line, build)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout

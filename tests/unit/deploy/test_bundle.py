@@ -28,6 +28,7 @@ ENGINE_FILES = {
     "build.sh",
     "bundle.json",
     "inputs.json",
+    "load_inputs.py",
     "model.qdq.onnx",
     "outputs.json",
 }
