@@ -75,6 +75,7 @@ def write_bundle(
     provenance: Mapping[str, Any],
     batch: BatchRange | None = None,
     count: int = 16,
+    extra: Mapping[str, bytes] | None = None,
 ) -> BundleResult:
     """Write the bundle to `folder`, in place of an earlier bundle of that name.
 
@@ -88,6 +89,7 @@ def write_bundle(
         provenance: source model hash, bits, recipe and the like; JSON values, no paths of the host.
         batch: batch sizes of the engine of a dynamic model.
         count: how many samples.
+        extra: more files, by name; scripts end in ".sh".
 
     Raises:
         InputError: if `folder` holds something else, or cannot be written; nothing is left behind.
@@ -126,8 +128,10 @@ def write_bundle(
         write_bytes(part / QDQ_MODEL, qdq_model.SerializeToString(deterministic=True))
         write_bytes(part / INPUTS, inputs_json(feeds))
         write_bytes(part / OUTPUTS, outputs_json(references, runner="teacher"))
-        for name, text in texts.items():
-            write_bytes(part / name, text.encode())
+        for name, data in (
+            {n: text.encode() for n, text in texts.items()} | dict(extra or {})
+        ).items():
+            write_bytes(part / name, data)
         write_json(part / RECORD, record)
         _seal(part)
         files = tuple(sorted(_names(part)))

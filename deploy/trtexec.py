@@ -77,6 +77,31 @@ def trtexec_line(
     ]
 
 
+def dla_line(
+    card: TargetCard,
+    *,
+    onnx_name: str,
+    engine_name: str,
+    inputs: Sequence[InputSpec],
+    cache_name: str,
+    core: int = 0,
+) -> list[str]:
+    """Return the arguments, after `trtexec`, that build an engine for DLA from a model without Q/DQ nodes.
+
+    A dynamic batch is built for batches of one: DLA takes static shapes.
+
+    Raises:
+        TargetError: if the target has no DLA.
+        InputError: if an input has a name that trtexec cannot read.
+    """
+    require_capability(card, Capability.DLA)
+    single = BatchRange(min=1, opt=1, max=1)
+    line = trtexec_line(
+        card, onnx_name=onnx_name, engine_name=engine_name, inputs=inputs, batch=single
+    )
+    return [*line, f"--calib={cache_name}", f"--useDLACore={core}", "--allowGPUFallback"]
+
+
 def timing_line(
     card: TargetCard,
     *,

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from deploy.board.dialect import Dialect
+from deploy.board.dla import use_dla
 from deploy.board.messages import failed_build, make_logger, read_faults, refused_model
 from deploy.board.portable import (
     keep_out_plugins,
@@ -139,6 +140,8 @@ def _configure(
     flags = dialect.set_precision(config, is_weak=request.is_weak)
     if request.is_portable:
         flags = (*flags, *make_portable(trt, config, request))
+    if request.dla_core is not None and request.calibration_cache is not None:
+        flags += use_dla(trt, config, core=request.dla_core, cache=request.calibration_cache)
     return flags
 
 

@@ -31,6 +31,8 @@ class BuildRequest(NamedTuple):
         timing_cache: read if it is there, written after the build; None for none.
         is_version_compatible: whether newer runtimes of the same major version may load it.
         hardware: on which other GPUs it may run.
+        dla_core: of DLA; None for the GPU alone.
+        calibration_cache: the ranges that DLA needs.
     """
 
     model: Path
@@ -41,6 +43,8 @@ class BuildRequest(NamedTuple):
     timing_cache: Optional[Path] = None
     is_version_compatible: bool = False
     hardware: HardwareLevel = HardwareLevel.NONE
+    dla_core: Optional[int] = None
+    calibration_cache: Optional[Path] = None
 
     @property
     def is_portable(self) -> bool:

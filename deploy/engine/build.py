@@ -16,11 +16,13 @@ from deploy.board.inspector import Int8Report, judge_int8, read_layers
 from deploy.board.releases import SUPPORTED, choose_dialect
 from deploy.board.request import BuildRequest
 from deploy.board.target import how_to_install, require_target
+from deploy.calibration_cache import load_cache
 from deploy.cards import Capability, require_capability
 from deploy.engine.model_facts import read_facts
 from deploy.engine.record import EngineResult, write_engine
 from deploy.engine.request import EngineSpec, fit_shapes
 from deploy.trtexec import tensorrt_version
+from edgeq.core.errors import InputError, TargetError
 from edgeq.core.optional import require
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.specs import TargetCard
@@ -35,6 +37,7 @@ def build_engine(
     out: Path,
     spec: EngineSpec | None = None,
     timing_cache: Path | None = None,
+    calibration_cache: Path | None = None,
     progress: Progress | None = None,
     probe: Callable[[], Device] = probe_driver,
 ) -> EngineResult:
@@ -46,6 +49,7 @@ def build_engine(
         out: the engine.
         spec: how to build it.
         timing_cache: read if it is there, written after the build.
+        calibration_cache: the ranges of a model without Q/DQ nodes, for DLA.
         progress: who hears of it.
         probe: finds the GPU.
 
@@ -60,6 +64,7 @@ def build_engine(
     spec, progress = spec or EngineSpec(), progress or NoProgress()
     tensorrt_version(card)
     require_capability(card, Capability.INT8)
+    _require_dla(card, spec, calibration_cache)
     facts = read_facts(model)
     device = probe()
     trt = require(
@@ -84,6 +89,8 @@ def build_engine(
         timing_cache=timing_cache,
         is_version_compatible=spec.is_version_compatible,
         hardware=spec.hardware,
+        dla_core=spec.dla_core,
+        calibration_cache=calibration_cache,
     )
     built = run_builder(
         trt,
@@ -97,6 +104,26 @@ def build_engine(
     return write_engine(
         out, built, model=model, facts=facts, card=card, spec=spec, device=device, int8=int8
     )
+
+
+def _require_dla(card: TargetCard, spec: EngineSpec, cache: Path | None) -> None:
+    """Check that DLA is there and has its ranges, where it is asked for."""
+    if spec.dla_core is None and cache is None:
+        return
+    require_capability(card, Capability.DLA)
+    if spec.dla_core is None or cache is None:
+        raise InputError(
+            "--dla-core and --calibration-cache belong together",
+            why="DLA takes its ranges from the cache, and the GPU takes them from Q/DQ nodes",
+            mend="pass both with the model.dla.onnx of a build with --dla, or neither with a Q/DQ model",
+        )
+    if spec.dla_core >= card.dla_cores:
+        raise TargetError(
+            f"there is no DLA core {spec.dla_core} on {card.title}",
+            why=f"it has {card.dla_cores}, and counting starts at 0",
+            mend="pass for instance --dla-core 0",
+        )
+    load_cache(cache)
 
 
 def _warn(int8: Int8Report) -> None:

@@ -46,12 +46,14 @@ class EngineSpec(Spec):
         shapes: one range for every dynamic input.
         is_version_compatible: whether newer runtimes of the same major version may load it.
         hardware: on which other GPUs it may run.
+        dla_core: of DLA; None for the GPU alone.
     """
 
     workspace_mib: int = WORKSPACE_MIB
     shapes: tuple[ShapeRange, ...] = ()
     is_version_compatible: bool = False
     hardware: HardwareLevel = HardwareLevel.NONE
+    dla_core: int | None = None
 
     def __post_init__(self) -> None:
         if self.workspace_mib < 1:

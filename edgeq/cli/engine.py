@@ -59,6 +59,13 @@ def engine(
             metavar="none|ampere+|sameComputeCapability", help="Other GPUs that may run it."
         ),
     ] = "none",
+    dla_core: Annotated[
+        int | None, typer.Option(min=0, help="Run on this core of DLA, on the GPU what it cannot.")
+    ] = None,
+    calibration_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The calibration.cache of a build with --dla."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the engine if it is there.")
     ] = False,
@@ -84,6 +91,7 @@ def engine(
         shapes=read_ranges(shape or ()),
         is_version_compatible=version_compatible,
         hardware=read_level(hardware_compatible),
+        dla_core=dla_core,
     )
     with make_progress() as progress:
         done = build_engine(
@@ -92,6 +100,7 @@ def engine(
             out=path,
             spec=spec,
             timing_cache=timing_cache,
+            calibration_cache=calibration_cache,
             progress=progress,
         )
     if as_json:

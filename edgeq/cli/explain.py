@@ -22,6 +22,7 @@ def explain(
     bits: options.Bits = "w8a8",
     first_last: options.FirstLast = "int8",
     flavour: options.Flavour = None,
+    dla: options.Dla = False,
     preset: options.Preset = None,
     mean: options.Mean = "",
     std: options.Std = "",
@@ -44,6 +45,7 @@ def explain(
             bits=bits,
             first_last=first_last,
             flavour=flavour,
+            dla=dla,
             preset=preset,
             mean=mean,
             std=std,
@@ -61,6 +63,12 @@ def explain(
                 (item.tensor, describe_grid(item), item.rule, item.reason)
                 for item in found.plan.decisions
             ],
+        )
+    if found.on_gpu:
+        typer.echo("\nlayers that DLA cannot take, and the GPU runs (not verified on hardware)")
+        print_table(
+            ("node", "operator", "check", "reason"),
+            [(item.node, item.op_type, item.check, item.reason) for item in found.on_gpu],
         )
     if found.full:
         typer.echo("\nstays in FP32 (a build adds what ranges and scales decide)")

@@ -96,6 +96,9 @@ Flavour = Annotated[
         help="Types of what is not quantized.  [default: the target's]",
     ),
 ]
+Dla = Annotated[
+    bool, typer.Option("--dla", help="For DLA: Q/DQ on every tensor, and a calibration cache.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Write the result to standard output as JSON.")]
 
@@ -121,6 +124,7 @@ def make_options(
     overwrite: bool = False,
     teacher: Path | None = None,
     flavour: str | None = None,
+    dla: bool = False,
 ) -> BuildOptions:
     """Return the options of a build from their text on the command line.
 
@@ -149,6 +153,7 @@ def make_options(
         settings=read_settings(settings or ()),
         overwrite=overwrite,
         flavour=flavour,
+        dla=dla,
     )
 
 

@@ -11,11 +11,12 @@ import onnx
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import GraphFlavour
+from edgeq.graph.dla_limits import DlaFinding, check_dla
 from edgeq.graph.half_rules import Kept, choose_full
 from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.regions import Region
 from edgeq.graph.view import GraphView
-from edgeq.pipeline.job import BuildOptions, place, read_model
+from edgeq.pipeline.job import BuildOptions, place, read_model, settle_flavour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +25,15 @@ class Explanation:
 
     Attributes:
         plan: the placement; None for a file that has its Q/DQ nodes already.
-        regions: what TensorRT is predicted to fuse, and in which precision; none for other runtimes.
+        regions: what TensorRT is predicted to fuse, and in which precision; none for other runtimes and DLA.
         full: nodes that stay in FP32 in an FP16-typed graph, as far as no range or scale decides.
+        on_gpu: with --dla, layers that DLA cannot take.
     """
 
     plan: QuantPlan | None
     regions: tuple[Region, ...]
     full: tuple[Kept, ...] = ()
+    on_gpu: tuple[DlaFinding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
@@ -38,6 +41,7 @@ class Explanation:
             "plan": None if self.plan is None else self.plan.to_dict(),
             "regions": [region.to_dict() for region in self.regions],
             "full": [item.to_dict() for item in self.full],
+            "on_gpu": [item.to_dict() for item in self.on_gpu],
         }
 
 
@@ -59,6 +63,7 @@ def run_explain(options: BuildOptions) -> Explanation:
     require_capability(card, Capability.INT8)
     if has_qdq(options.model):
         return Explanation(plan=None, regions=predict_regions(load_any_model(options.model), card))
+    options = settle_flavour(options, card)
     loaded, reports = read_model(options)
     card = choose_flavour(card, options.flavour, half_types=loaded.half_types)
     placed = place(options, card, loaded, [report.spec for report in reports])
@@ -68,8 +73,9 @@ def run_explain(options: BuildOptions) -> Explanation:
     is_half = card.flavour is GraphFlavour.FP16_TYPED
     return Explanation(
         plan=placed.plan,
-        regions=predict_regions(written, card),
+        regions=() if options.for_dla else predict_regions(written, card),
         full=choose_full(infer_shapes(written), {}) if is_half else (),
+        on_gpu=check_dla(placed.inferred) if options.for_dla else (),
     )
 
 

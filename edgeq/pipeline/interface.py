@@ -32,6 +32,7 @@ def build(
     seed: int = 0,
     out: FilePath | None = None,
     flavour: str | None = None,
+    dla: bool = False,
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -56,6 +57,7 @@ def build(
         seed: the same seed gives the same bytes.
         out: folder of results; MODEL.TARGET in the current folder if None.
         flavour: types of what is not quantized, "fp32-typed" or "fp16-typed"; the target's if None.
+        dla: quantize for DLA, and write its calibration cache.
         teacher: state dict (.pth, .safetensors) with the BatchNorm statistics that a folded model lost.
         preset: preprocessing by name: "imagenet", "cifar10", "unit" and others.
         mean: of each channel, for pixels in 0..1.
@@ -89,6 +91,7 @@ def build(
         seed=seed,
         out=out,
         flavour=flavour,
+        dla=dla,
         teacher=teacher,
         preset=preset,
         mean=mean,
@@ -114,6 +117,7 @@ def make_options(
     seed: int = 0,
     out: FilePath | None = None,
     flavour: str | None = None,
+    dla: bool = False,
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -161,6 +165,7 @@ def make_options(
         teacher_weights=None if teacher is None else Path(teacher),
         samples_path=None if samples is None else Path(samples),
         flavour=None if flavour is None else GraphFlavour(flavour),
+        for_dla=dla,
     )
 
 

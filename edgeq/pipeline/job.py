@@ -45,6 +45,7 @@ class BuildOptions:
         teacher_weights: a state dict that gives a folded file its BN statistics, or None.
         samples_path: a sample set to use in place of a synthetic one, see `pipeline.given_samples`; or None.
         flavour: of the graph; None leaves it to the target and the file.
+        for_dla: quantize for DLA, and write its calibration cache.
     """
 
     model: Path
@@ -65,6 +66,7 @@ class BuildOptions:
     teacher_weights: Path | None = None
     samples_path: Path | None = None
     flavour: GraphFlavour | None = None
+    for_dla: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Job:
                 else {}
             ),
             "teacher": self.statistics.weights_digest,
+            **({"dla": True} if self.options.for_dla else {}),
             **({"samples": digest_samples(self.given)} if self.given is not None else {}),
             "versions": {
                 "torch": torch.__version__,
@@ -172,7 +175,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress = progress or NoProgress()
     card = load_card(options.target)
     require_capability(card, Capability.INT8)
-    choose_flavour(card, options.flavour)
+    options = settle_flavour(options, card)
     recipe = load_recipe(options.recipe, effort=options.effort, settings=options.settings)
     progress.start("read", 1, "file")
     loaded, reports = read_model(options)
@@ -234,6 +237,22 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
             *told,
         ),
     )
+
+
+def settle_flavour(options: BuildOptions, card: TargetCard) -> BuildOptions:
+    """Return the options with the flavour that DLA needs; raise if the target cannot do what was asked.
+
+    Raises:
+        EdgeqError: see `choose_flavour` and `deploy.dla.require_dla`.
+    """
+    from deploy.dla import require_dla
+    from deploy.flavours import choose_flavour
+
+    choose_flavour(card, options.flavour)
+    if not options.for_dla:
+        return options
+    require_dla(card, flavour=options.flavour, bits=options.bits)
+    return dataclasses.replace(options, flavour=GraphFlavour.FP32_TYPED)
 
 
 def _read_given(
@@ -305,7 +324,9 @@ def place(
 
     fold = fold_batchnorm(fold_constants(loaded.model).model)
     inferred = infer_shapes(fold.model)
-    plan = plan_placement(inferred, card=card, bits=options.bits, inputs=specs)
+    plan = plan_placement(
+        inferred, card=card, bits=options.bits, inputs=specs, for_dla=options.for_dla
+    )
     return Placed(
         model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)
     )

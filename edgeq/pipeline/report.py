@@ -97,6 +97,7 @@ def _input_words(options: BuildOptions) -> list[str]:
     # Joined by "=", because a value may begin with a minus.
     words = [f"{name}={','.join(map(repr, v))}" for name, v in lists.items() if v]
     words += ["--preset", options.preset] if options.preset else []
+    words += ["--dla"] if options.for_dla else []
     for tensor, shape in options.shapes.items():
         words += ["--shape", f"{tensor}:{'x'.join(map(str, shape))}"]
     return words

@@ -14,6 +14,7 @@ from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
+from edgeq.pipeline.dla import make_dla
 from edgeq.pipeline.job import BuildOptions, Job, prepare
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
@@ -69,6 +70,8 @@ class BuildResult:
         lines += [f"note: {finding}" for finding in self.results["findings"]]
         if self.results["runtime"] == "tensorrt":
             lines.append("no engine was built here; bundle/build.sh builds it on the board")
+            if self.results["dla"] is not None:
+                lines.append("bundle/build_dla.sh builds one for DLA")
         else:
             lines.append("bundle/run.sh checks the model in ONNX Runtime, which needs no engine")
         return lines
@@ -157,14 +160,15 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
             inputs={"pictures": _digest_pictures(job.options.eval_path)},
             produce=lambda: stages.evaluate_model(job, qdq(), folder, progress),
         ),
+        *_dla(job, folder, progress),
         Stage(
             name="bundle",
-            after=("synthesize", "write"),
+            after=("synthesize", "write", *(("dla",) if job.options.for_dla else ())),
             produce=lambda: stages.make_bundle(job, qdq(), samples(), folder, progress),
         ),
         Stage(
             name="results",
-            after=("write", "verify", "evaluate"),
+            after=("write", "verify", "evaluate", *(("dla",) if job.options.for_dla else ())),
             inputs={"model": job.options.model.name, "preprocessing": job.preprocessing},
             produce=lambda: stages.write_results(job, folder, progress),
         ),
@@ -175,6 +179,17 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
             produce=lambda: write_report(job, folder, progress),
         ),
     )
+
+
+def _dla(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
+    if not job.options.for_dla:
+        return ()
+
+    def produce() -> Sequence[str]:
+        model, samples = onnx.load(folder / "model.qdq.onnx"), SampleSet.load(folder / "samples")
+        return make_dla(job, model, samples, folder, progress)
+
+    return (Stage(name="dla", after=("synthesize", "write"), produce=produce),)
 
 
 def _synthesize(job: Job, folder: Path, progress: Progress) -> Stage:

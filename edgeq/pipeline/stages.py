@@ -240,6 +240,7 @@ def make_bundle(
             "recipe": job.recipe.name,
             "seed": job.options.seed,
         },
+        extra=_dla_files(job, folder),
     )
     progress.advance()
     progress.finish(f"{len(result.files)} files for {job.card.title}")
@@ -247,9 +248,15 @@ def make_bundle(
     return ["bundle.tar.zst", *(f"bundle/{name}" for name in result.files)]
 
 
+def _dla_files(job: Job, folder: Path) -> dict[str, bytes]:
+    names = read_json(folder / "dla.json")["files"] if job.options.for_dla else []
+    return {name: (folder / name).read_bytes() for name in names}
+
+
 def write_results(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Gather what the stages found into `results.json`."""
     progress.start("results", 1, "file")
+    dla = read_json(folder / "dla.json") if job.options.for_dla else None
     results = {
         "schema": 1,
         "model": job.options.model.name,
@@ -264,7 +271,8 @@ def write_results(job: Job, folder: Path, progress: Progress = SILENT) -> Sequen
             "trust": job.statistics.trust,
         },
         "proof": job.proof.to_dict(),
-        "findings": read_json(folder / "findings.json"),
+        "findings": [*read_json(folder / "findings.json"), *(dla["findings"] if dla else ())],
+        "dla": dla,
         "agreement": read_json(folder / "agreement.json"),
         "codes": read_json(folder / "codes.json"),
         "typing": {

@@ -45,11 +45,11 @@ def test_a_target_of_strong_typing_gets_a_half_graph_by_default(edgeq, digits, t
     assert typing["flavour"] == "fp16-typed"
     assert typing["against_fp32"]["sqnr_db"]["logits"] > 20
     assert json.loads((tmp_path / "o" / "codes.json").read_text())["largest"] <= 1
-    script = (tmp_path / "o" / "bundle" / "build.sh").read_text()
-    assert "--stronglyTyped" in script
-    assert "--int8" not in script
     record = json.loads((tmp_path / "o" / "bundle" / "bundle.json").read_text())
     assert record["graph_flavour"] == "fp16-typed"
+    assert record["engine"]["is_weak"] is False
+    assert "--stronglyTyped" in record["trtexec"]["build"]
+    assert "--int8" not in record["trtexec"]["build"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ CLAIMS = {
     "trt10.py": TensorRT10.versions,
     "trt11.py": TensorRT11.versions,
     "monitor.py": (*TensorRT10.versions, *TensorRT11.versions),
+    "dla.py": ("8.5", "8.6", "10.0", "10.3", "10.7"),  # the cards have no DLA with any other
     "portable.py": tuple(release for release in ALL if release != "8.5"),
 }
 # What a method returns. Written from the documentation: a wrong line makes a name be looked up in the wrong class.

@@ -14,10 +14,11 @@ from edgeq.core.errors import EdgeqBug, TargetError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.placement import concat, integer, passive, pooling, residual, weighted
+from edgeq.graph.placement.dla import quantize_for_dla
 from edgeq.graph.placement.flow import WEIGHTED
 from edgeq.graph.placement.integer import IntegerView
 from edgeq.graph.placement.resolve import resolve
-from edgeq.graph.placement.rule import RULES, PlacementView, Rule, Wish
+from edgeq.graph.placement.rule import RULES, PlacementView, Rule, Wish, apply_rules
 
 __all__ = ["RULES", "Rule", "Wish", "plan_placement"]
 
@@ -25,7 +26,12 @@ RULE_FAMILIES = (concat, integer, passive, pooling, residual, weighted)
 
 
 def plan_placement(
-    model: onnx.ModelProto, *, card: TargetCard, bits: BitSpec, inputs: Sequence[InputSpec]
+    model: onnx.ModelProto,
+    *,
+    card: TargetCard,
+    bits: BitSpec,
+    inputs: Sequence[InputSpec],
+    for_dla: bool = False,
 ) -> QuantPlan:
     """Return the plan of placement for `model` on the target `card`.
 
@@ -34,6 +40,7 @@ def plan_placement(
         card: the target.
         bits: widths of weights and activations.
         inputs: the model's inputs; a picture's range is taken from its legal box.
+        for_dla: quantize every tensor that DLA reads, instead of what the GPU gains from.
 
     Raises:
         TargetError: if the target has no INT8 arithmetic.
@@ -45,12 +52,7 @@ def plan_placement(
     _require_types(view)
     by_node: list[list[Wish]] = []
     for node in reversed(view.nodes):
-        wishes = [
-            wish
-            for name in RULES
-            if RULES.get(name).holds_for(node, card)
-            for wish in RULES.get(name).apply(view, node, card)
-        ]
+        wishes = (quantize_for_dla if for_dla else apply_rules)(view, node, card)
         view.record(wishes)
         by_node.append(wishes)
     ordered = [wish for wishes in reversed(by_node) for wish in wishes]

@@ -108,6 +108,17 @@ def placement_rule(
     return add
 
 
+def apply_rules(view: PlacementView, node: onnx.NodeProto, card: TargetCard) -> list[Wish]:
+    """Return what all rules for the operator of `node` wish."""
+    rules = [RULES.get(name) for name in RULES]
+    return [
+        wish
+        for rule in rules
+        if rule.holds_for(node, card)
+        for wish in rule.apply(view, node, card)
+    ]
+
+
 def site_of(node: onnx.NodeProto, index: int) -> Site:
     """Return the site that is input `index` of `node`."""
     return Site(node=node_id(node), index=index, op_type=node.op_type)

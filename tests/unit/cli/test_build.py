@@ -52,6 +52,7 @@ def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
         "teacher_weights": None,
         "samples_path": None,
         "flavour": None,
+        "for_dla": False,
     }
 
 
@@ -59,7 +60,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
     text = (
         "--bits w4a6 --first-last same --effort max --seed 7 --out o --preset unit --mean 0.1,0.2 "
         "--std 1,2 --bounds -1,1 --shape x:1x2 --shape y:3 --eval e.zip --recipe r --set a=1 "
-        "--set b=2 --overwrite --teacher w.pth --samples s.npy --flavour fp16-typed"
+        "--set b=2 --overwrite --teacher w.pth --samples s.npy --flavour fp16-typed --dla"
     )
     assert edgeq(*BUILD, *text.split()).code == 0
     assert dataclasses.asdict(seen[0]) == {
@@ -81,6 +82,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
         "teacher_weights": Path("w.pth"),
         "samples_path": Path("s.npy"),
         "flavour": GraphFlavour.FP16_TYPED,
+        "for_dla": True,
     }
 
 

@@ -13,6 +13,7 @@ from fake_trt import RELEASES
 
 from deploy.board.driver import Device
 from deploy.board.request import HardwareLevel
+from deploy.calibration_cache import write_cache
 from deploy.cards import load_card
 from deploy.engine.build import build_engine
 from deploy.engine.request import EngineSpec, ShapeRange
@@ -375,3 +376,49 @@ def test_the_record_holds_what_built_the_engine(build, tmp_path, model):
     assert record["build"] is None
     layers = json.loads((tmp_path / "engine.plan.layers.json").read_text())
     assert len(layers["Layers"]) == 4
+
+
+DLA_RELEASES = ("8.5", "8.6", "10.3", "10.7")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    path = tmp_path / "calibration.cache"
+    path.write_bytes(write_cache({"x": 0.5}, (10, 3)))
+    return path
+
+
+@pytest.mark.parametrize("release", DLA_RELEASES)
+def test_dla_reads_its_ranges_from_the_cache_and_leaves_the_rest_to_the_gpu(
+    build, script, cache, release
+):
+    build(release, spec=EngineSpec(dla_core=1), calibration_cache=cache)
+    asked = script.asked
+    assert (asked["default_device_type"], asked["DLA_core"]) == ("DLA", 1)
+    assert set(asked["flags"]) == {"INT8", "FP16", "GPU_FALLBACK"}
+    calibrator = asked["int8_calibrator"]
+    assert calibrator.read_calibration_cache() == cache.read_bytes()
+    assert (calibrator.get_batch(["x"]), calibrator.get_batch_size()) == (None, 1)
+    assert calibrator.write_calibration_cache(b"") is None
+    assert type(calibrator).__mro__[1].__name__ == "IInt8EntropyCalibrator2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "error", "text"),
+    [
+        (EngineSpec(dla_core=0), False, InputError, "belong together"),
+        (EngineSpec(), True, InputError, "belong together"),
+        (EngineSpec(dla_core=2), True, TargetError, "no DLA core 2"),
+    ],
+)
+def test_dla_is_asked_for_whole_or_not_at_all(build, script, cache, spec, given, error, text):
+    with pytest.raises(error, match=text):
+        build("10.3", spec=spec, calibration_cache=cache if given else None)
+    assert script.made == []
+
+
+def test_what_is_no_cache_is_refused_before_tensorrt_is_touched(build, script, tmp_path):
+    (tmp_path / "other").write_text("hello")
+    with pytest.raises(InputError, match="no calibration cache"):
+        build("10.3", spec=EngineSpec(dla_core=0), calibration_cache=tmp_path / "other")
+    assert script.made == []
