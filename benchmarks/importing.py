@@ -1,6 +1,7 @@
 """Measure how long a model takes from the file to the plan, by number of nodes: it has to grow linearly.
 
     python benchmarks/importing.py                     # every kind of graph, 500 to 5,000 nodes
+    python benchmarks/importing.py --write             # the same, into docs/importing.md
     python benchmarks/importing.py --kinds residual --nodes 5000 --profile
 
 Each graph is random and deep, with small weights, so that the time is that of the graph and not of its arrays. The
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import platform
 import pstats
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from edgeq.graph.placement import plan_placement
 from edgeq.graph.read import load_model
 from edgeq.teacher.importer import import_teacher
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "importing.md"
 CHANNELS = 4
 STEPS = ("load", "import", "table", "fold", "plan")
 Step = tuple[str, float]
@@ -124,13 +128,13 @@ def make_model(kind: str, nodes: int) -> onnx.ModelProto:
 
 
 def measure(path: Path, target: str) -> Iterator[Step]:
-    """Yield each step's name and its seconds."""
+    """Yield each step's name and its seconds of processor time, of which other work on the machine takes none."""
     card = load_card(target)
-    clock = time.perf_counter()
+    clock = time.process_time()
 
     def lap(name: str) -> Step:
         nonlocal clock
-        before, clock = clock, time.perf_counter()
+        before, clock = clock, time.process_time()
         return name, clock - before
 
     loaded = load_model(path)
@@ -155,11 +159,13 @@ def main() -> None:
     parser.add_argument("--nodes", nargs="+", type=int, default=[500, 1000, 2000, 5000])
     parser.add_argument("--target", default="jetson-orin")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
+    parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
         f"{'kind':10}{'nodes':>7}" + "".join(f"{name:>9}" for name in STEPS) + "  total s  growth"
     )
+    rows: list[str] = []
     for kind in arguments.kinds:
         base = None
         for nodes in arguments.nodes:
@@ -174,8 +180,32 @@ def main() -> None:
             base = base or total / count
             cells = "".join(f"{seconds[name]:9.2f}" for name in STEPS)
             print(f"{kind:10}{count:7}{cells}{total:9.2f}{total / count / base:8.2f}", flush=True)
+            rows.append(f"| {kind} | {count} | {total:.1f} | {total / count / base:.2f} |")
             if arguments.profile:
                 pstats.Stats(profile).sort_stats("cumulative").print_stats(25)
+    if arguments.write:
+        DOCUMENT.write_text(_document(rows), "utf-8")
+
+
+def _document(rows: list[str]) -> str:
+    """Return the page that shows what was measured."""
+    versions = (
+        f"Python {platform.python_version()}, onnx {onnx.__version__}, torch {torch.__version__}"
+    )
+    day = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+    return f"""# How long a file takes to be read and planned
+
+<!-- Written by `python benchmarks/importing.py --write`; do not edit. -->
+
+From the file to the placement: read and check, import, BatchNorm table and fold, plan. Random deep graphs with small
+weights, one thread, {platform.machine()}, {versions}, {day}.
+Seconds are processor time, so that other work on the machine does not count.
+Growth is the time of a node against that of the smallest graph: 1.00 is linear.
+
+| kind | nodes | seconds | growth |
+|---|---|---|---|
+{chr(10).join(rows)}
+"""
 
 
 if __name__ == "__main__":
