@@ -27,6 +27,7 @@ _HOMES = {
     "run_build": "edgeq.pipeline",
     "run_explain": "edgeq.pipeline",
     "run_synth": "edgeq.pipeline",
+    "run_weight_only": "edgeq.pipeline",
 }
 
 

@@ -11,5 +11,6 @@ from edgeq.pipeline import prepare as prepare
 from edgeq.pipeline import run_build as run_build
 from edgeq.pipeline import run_explain as run_explain
 from edgeq.pipeline import run_synth as run_synth
+from edgeq.pipeline import run_weight_only as run_weight_only
 
 __version__: str

@@ -32,6 +32,7 @@ def weight_only(
         Path | None,
         typer.Option(metavar="DIR", help="Sample set to compare on; dead leaves if not given."),
     ] = None,
+    flavour: options.Flavour = None,
     seed: options.Seed = 0,
     preset: options.Preset = None,
     mean: options.Mean = "",
@@ -43,6 +44,7 @@ def weight_only(
 ) -> None:
     """Store the weights of MatMul and Gemm in 4 bits; activations stay float. Takes seconds and no data.
 
+    Products with such weights are computed in FP16, so the graph is fp16-typed wherever the target takes that.
     Convolutions stay float: no TensorRT has INT4 ones. `edgeq build --bits w4a8` has 4-bit convolutions in INT8.
     """
     from edgeq.cli.progress import make_progress
@@ -54,6 +56,7 @@ def weight_only(
         model,
         out=out,
         target=target,
+        flavour=flavour,
         seed=seed,
         preset=preset,
         mean=mean,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgeq.graph.pack_weights import MatrixSite, Untouched
 
 Matrix = NDArray[np.float32]
 
-MODEL, RESULTS = "model.qdq.onnx", "results.json"
+MODEL, RESULTS, BUNDLE = "model.qdq.onnx", "results.json", "bundle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,28 @@ class PackedResult:
         lines += [f"note: {finding}" for finding in found["findings"]]
         if found["runtime"] == "tensorrt":
             lines.append(
-                f"no engine was built here; on the board: edgeq engine {MODEL} --target {found['target']} "
-                "(INT4 was not tried on a device)"
+                f"no engine was built here; {BUNDLE}/build.sh builds it on the board (INT4 was not tried on one)"
             )
         return lines
 
 
-def describe_matrix(site: MatrixSite, matrix: PackedMatrix, values: Matrix) -> dict[str, Any]:
+def describe_packing(
+    sites: Sequence[MatrixSite],
+    packed: Mapping[str, PackedMatrix],
+    values: Mapping[str, Matrix],
+    untouched: Sequence[Untouched],
+) -> dict[str, Any]:
+    """Return the plain form of what was packed, and of what was not."""
+    return {
+        "matrices": [_describe(site, packed[site.tensor], values[site.tensor]) for site in sites],
+        "left_in_float": [
+            {"node": item.node, "op_type": item.op_type, "reason": item.reason}
+            for item in untouched
+        ],
+    }
+
+
+def _describe(site: MatrixSite, matrix: PackedMatrix, values: Matrix) -> dict[str, Any]:
     """Return the plain form of one packed weight; its SQNR is 200 where nothing was lost."""
     return {
         "tensor": site.tensor,

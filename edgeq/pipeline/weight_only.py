@@ -1,6 +1,7 @@
 """`edgeq weight-only`: weights of MatMul and Gemm in 4 bits, activations in float; no training and no data.
 
-Entry: `run_weight_only`. The result is a folder with `model.qdq.onnx` and `results.json`.
+Entry: `run_weight_only`. The result is a folder with `model.qdq.onnx`, `results.json` and `bundle/`, the kit for the
+board.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from edgeq.core.files import write_bytes, write_json
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.quantized import PackedMatrix
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import InputSpec, TargetCard
+from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.pack_weights import MatrixSite, Untouched
 from edgeq.graph.read import LoadedModel
 from edgeq.graph.view import GraphView
 from edgeq.pipeline.half import type_model
 from edgeq.pipeline.job import BuildOptions, read_model
 from edgeq.pipeline.packed_result import (
+    BUNDLE,
     MODEL,
     RESULTS,
     Matrix,
     PackedResult,
-    describe_matrix,
+    describe_packing,
     tell_runtime,
     tell_untouched,
 )
@@ -47,10 +49,10 @@ def run_weight_only(
     samples: Path | None = None,
     progress: Progress | None = None,
 ) -> PackedResult:
-    """Pack the weights of a model, verify the result in ONNX Runtime, and write both files to `options.out`.
+    """Pack the weights of a model, verify the result in ONNX Runtime, and write the results to `options.out`.
 
     Args:
-        options: model, target, folder, preprocessing, seed and overwrite are read.
+        options: model, target, flavour, folder, preprocessing, seed and overwrite are read.
         method: a name of `edgeq.quant.weight_only.Method`.
         block: the longest block of inputs with one scale.
         samples: a sample set on which the models are compared; dead leaves if None.
@@ -61,10 +63,10 @@ def run_weight_only(
         ModelError: if no weight can be packed; says why of each kind.
         BuildError: if ONNX Runtime does not give the weights that were written, or the lint finds an error.
     """
+    from deploy.bundle import write_bundle
     from deploy.cards import Capability, load_card, require_capability
     from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
-    from edgeq.graph.lint import lint
     from edgeq.graph.pack_weights import find_matrices, pack_weights
 
     progress = progress or NoProgress()
@@ -72,7 +74,9 @@ def run_weight_only(
     require_capability(card, Capability.INT4_WEIGHTS)
     _require_room(options)
     loaded, reports = read_model(options)
-    sample_set = _find_samples([report.spec for report in reports], samples, seed=options.seed)
+    card = _choose_typing(card, options, loaded)
+    specs = [report.spec for report in reports]
+    sample_set = _find_samples(specs, samples, seed=options.seed)
     folded = fold_constants(loaded.model).model
     sites, untouched = find_matrices(infer_shapes(folded), block=block)
     _require_matrices(sites, untouched, card)
@@ -83,8 +87,6 @@ def run_weight_only(
     stored = [w.T if s.is_transposed else w for s, w in zip(sites, unpacked, strict=True)]
     _require_equal(written.model, written.touched, stored)
     typed = type_model(card, written.model, sample_set)
-    lints = lint(typed.model, card)
-    require_no_errors(lints, card)
     results = {
         "schema": 1,
         "edgeq": edgeq.__version__,
@@ -97,24 +99,44 @@ def run_weight_only(
         "block": block,
         "seed": options.seed,
         "samples": f"{len(sample_set)} samples of {'the set given' if samples else 'dead leaves'}",
-        "matrices": [
-            describe_matrix(site, packed[site.tensor], values[site.tensor]) for site in sites
-        ],
-        "left_in_float": [
-            {"node": item.node, "op_type": item.op_type, "reason": item.reason}
-            for item in untouched
-        ],
         "typing": typed.record,
-        "lint": [{"check": item.check, "node": item.node, "what": item.what} for item in lints],
         "findings": [
             *(*loaded.findings, *written.findings, *typed.findings),
             *(*tell_untouched(untouched), *tell_runtime(card)),
         ],
+        **describe_packing(sites, packed, values, untouched),
     }
     results |= _judge(loaded, typed.model, sample_set, card, progress)
     write_bytes(options.out / MODEL, typed.model.SerializeToString(deterministic=True))
+    write_bundle(
+        options.out / BUNDLE,
+        qdq_model=typed.model,
+        teacher_model=loaded.model,
+        card=card,
+        samples=sample_set,
+        inputs=specs,
+        provenance={
+            key: results[key] for key in ("edgeq", "model_sha256", "bits", "method", "seed")
+        },
+    )
     write_json(options.out / RESULTS, results)
     return PackedResult(folder=options.out, results=results)
+
+
+def _choose_typing(card: TargetCard, options: BuildOptions, loaded: LoadedModel) -> TargetCard:
+    """Return the card with the flavour that was asked for, or FP16-typed where the target takes it.
+
+    TensorRT computes products with INT4 weights in FP16, so FP16 types say what happens, and strong typing keeps it.
+
+    Raises:
+        TargetError: if the target cannot take what was asked for.
+    """
+    from deploy.flavours import choose_flavour, why_not_half
+
+    asked = options.flavour
+    if asked is None and why_not_half(card) is None:
+        asked = GraphFlavour.FP16_TYPED
+    return choose_flavour(card, asked, half_types=loaded.half_types)
 
 
 def _judge(
@@ -124,12 +146,20 @@ def _judge(
     card: TargetCard,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Return how the written model compares with the one that came: agreement, kernels and size."""
+    """Return how the written model keeps the target's rules and compares with the one that came.
+
+    Raises:
+        BuildError: if the lint finds an error.
+    """
     from deploy.compare import compare_models
+    from edgeq.graph.lint import lint
     from edgeq.graph.regions import predict_regions
 
+    lints = lint(model, card)
+    require_no_errors(lints, card)
     agreement = compare_models(loaded.model, model, samples, progress=progress)
     return {
+        "lint": [{"check": item.check, "node": item.node, "what": item.what} for item in lints],
         "agreement": agreement.to_dict(),
         "regions": [region.to_dict() for region in predict_regions(model, card)],
         "size_bytes": {"before": loaded.size_bytes, "after": model.ByteSize()},
@@ -141,7 +171,7 @@ def _require_room(options: BuildOptions) -> None:
     if not options.out.exists():
         return
     names = {item.name for item in options.out.iterdir()} if options.out.is_dir() else {""}
-    if names - {MODEL, RESULTS}:
+    if names - {MODEL, RESULTS, BUNDLE}:
         what, mend = "holds files that are not of this verb", "choose another --out"
     elif names and not options.overwrite:
         what, mend = "holds a result", "choose another --out, or pass --overwrite to replace it"

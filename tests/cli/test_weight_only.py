@@ -46,7 +46,9 @@ def test_a_vision_transformer_is_packed_in_seconds(edgeq, vit, tmp_path):
     done = edgeq("weight-only", vit, *TARGET, "--block", "32", "--out", out, "--json")
     assert done.code == 0, done.err
     results = json.loads(done.out)
-    assert {path.name for path in out.iterdir()} == {"model.qdq.onnx", "results.json"}
+    assert {path.name for path in out.iterdir()} == {"model.qdq.onnx", "results.json", "bundle"}
+    assert (out / "bundle" / "build.sh").is_file()
+    assert results["typing"]["flavour"] == "fp16-typed"
     assert json.loads((out / "results.json").read_text()).items() <= results.items()
     assert len(results["matrices"]) == 12  # of three blocks: qkv, projection, and two of the MLP
     assert results["size_bytes"]["after"] < 0.65 * results["size_bytes"]["before"]
