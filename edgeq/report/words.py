@@ -72,7 +72,10 @@ def say_verdict(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Top-1 after", say_pct(after)),
         ("Same top class as the teacher", say_pct(None if match is None else 100 * match)),
         ("Output against the teacher", NOT_MEASURED if worst is None else f"{worst:.1f} dB"),
-        ("Size", f"{size['before'] / 1e3:.0f} kB, now {size['after'] / 1e3:.0f} kB"),
+        (
+            "Size",
+            f"{_kb(size['before'])}, now {_kb(size['after'])} (ratio {size['after'] / size['before']:.2f})",
+        ),
         ("Student against ONNX Runtime", f"largest difference: {results['codes']['largest']} code"),
     ]
 
@@ -84,7 +87,10 @@ def say_latency(runtime: str, latency: Latency | None) -> list[tuple[str, str]]:
         runtime: of the target; no figure of another runtime stands for its own.
         latency: of another runtime or of this one, or None.
     """
-    rows = [("TensorRT on the device", NOT_MEASURED)] if runtime == "tensorrt" else []
+    is_own = latency is not None and latency.backend.startswith("TensorRT")
+    rows = (
+        [("TensorRT on the device", NOT_MEASURED)] if runtime == "tensorrt" and not is_own else []
+    )
     if latency is None:
         return rows or [("ONNX Runtime on the CPU", NOT_MEASURED)]
     told = f"{latency.before_ms:.3g} ms, now {latency.after_ms:.3g} ms (ratio {latency.ratio:.2f})"
@@ -98,7 +104,7 @@ def say_regions(regions: Sequence[Mapping[str, Any]]) -> str:
     conversions = sum(item["kind"] == "conversion" for item in regions)
     return (
         f"{len(regions)} kernels; {int8} of {len(kernels)} convolutions and products in INT8; "
-        f"{conversions} conversions between INT8 and float."
+        f"{conversions} {'conversion' if conversions == 1 else 'conversions'} between INT8 and float."
     )
 
 
@@ -118,3 +124,7 @@ def say_pct(value: float | None) -> str:
 def _plural(role: Role, number: int) -> str:
     word = "weight tensor" if role is Role.WEIGHT else "activation"
     return word if number == 1 else f"{word}s"
+
+
+def _kb(size: float) -> str:
+    return f"{size / 1e3:.0f} kB"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import onnx
 import pytest
 import typer.main
 
@@ -25,9 +26,18 @@ RUNS = {
     "recipes": ("--show", "edgeq"),
     "report": ("{build}", "{build}", "--out", "{tmp}/builds.html"),
     "targets": (),
+    "weight-only": (
+        "{tmp}/wide.onnx",
+        "--target",
+        "jetson-orin",
+        "--bounds=-1,1",
+        "--out",
+        "{tmp}/packed",
+    ),
 }
-# Where nothing can be shown of a success: an engine is built on a GPU alone.
-WITHOUT_A_RUN = {"engine"}
+# Where a success needs a GPU or a board: tests/unit/cli looks at their output.
+WITHOUT_A_RUN = {"deploy", "engine"}
+WIDE = "g (float[N,512] x) => (float[N,512] y) <float[512,512] w> { y = MatMul(x, w) }"
 
 
 def complete(shell: str, **words: str) -> str:
@@ -73,7 +83,10 @@ def test_every_verb_with_json_is_run_here():
 
 
 @pytest.mark.parametrize("verb", sorted(RUNS))
-def test_json_is_all_that_standard_output_holds(verb, build, edgeq_process, digits, tiny, tmp_path):
+def test_json_is_all_that_standard_output_holds(
+    verb, build, edgeq_process, digits, tiny, parse_graph, tmp_path
+):
+    onnx.save(parse_graph(WIDE), tmp_path / "wide.onnx")
     words: list[str] = []
     for word in RUNS[verb]:
         known = {"digits": digits, "build": build.folder, "tmp": tmp_path}

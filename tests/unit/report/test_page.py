@@ -119,7 +119,7 @@ def test_samples_that_were_not_optimised_have_no_losses(page):
 def test_the_predicted_regions_are_told_and_summed_up(page):
     reader = Reader(render_build(page))
     summary = (
-        "2 kernels; 1 of 1 convolutions and products in INT8; 1 conversions between INT8 and float."
+        "2 kernels; 1 of 1 convolutions and products in INT8; 1 conversion between INT8 and float."
     )
     assert {"Conv+Relu", "c, r", "INT8 in and out", summary} <= set(reader.text)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 from edgeq.report.words import (
     NOT_MEASURED,
     Latency,
@@ -64,3 +66,9 @@ def test_a_missing_latency_is_missing_on_every_target():
 
 def test_the_latency_of_a_cpu_target_is_its_own():
     assert [name for name, _ in say_latency("onnxruntime", CPU)] == ["ONNX Runtime, CPU (median)"]
+
+
+def test_an_engine_that_was_timed_is_the_latency_on_the_device():
+    engine = dataclasses.replace(CPU, backend="TensorRT 10.3.0, GPU compute time")
+    told = [("TensorRT 10.3.0, GPU compute time (median)", "2 ms, now 1 ms (ratio 0.50)")]
+    assert say_latency("tensorrt", engine) == told
