@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 INTERVAL_MS = 100
+_START_S = 5.0  # what a tool may take to its first line
 _FIELDS = "power.draw,clocks.sm,clocks.mem,temperature.gpu"
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?")
 _GPU_MHZ = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
@@ -60,6 +62,7 @@ class PowerMeter:
                     stdout=log,
                     stderr=subprocess.DEVNULL,
                 )
+            self._wait_for_a_line()
             break
         return self
 
@@ -88,7 +91,8 @@ class PowerMeter:
         Args:
             queries_per_s: throughput of what ran.
         """
-        watts = [item["power_w"] for item in self._readings if "power_w" in item]
+        working = self._readings[1:] or self._readings  # the first is from before the work
+        watts = [item["power_w"] for item in working if "power_w" in item]
         mean = sum(watts) / len(watts) if watts else None
         found: dict[str, Any] = {
             "tool": self._tool or None,
@@ -101,6 +105,14 @@ class PowerMeter:
             found[f"{key}_start"] = values[0] if values else None
             found[f"{key}_end"] = values[-1] if values else None
         return found
+
+    def _wait_for_a_line(self) -> None:
+        """Let the tool start: its first reading is that before the work."""
+        end = time.monotonic() + _START_S
+        while self._process is not None and self._process.poll() is None:
+            if self._log().stat().st_size or time.monotonic() > end:
+                return
+            time.sleep(0.01)
 
     def _log(self) -> Path:
         assert self._folder is not None

@@ -265,8 +265,6 @@ def test_clocks_and_power_are_part_of_the_figure(tool, gpu, plan, tmp_path, monk
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ("--warm-up-ms", "300", "--duration-s", "0", "--iterations", "5")
-    assert tool.main([str(plan), "--json", *words]) == 0
-    power = json.loads(capsys.readouterr().out)["models"][0]["power"]
+    power = json.loads(_run(tool, capsys, plan, "--json")[1])["models"][0]["power"]
     assert (power["tool"], power["mean_power_w"]) == ("tegrastats", 10.0)
     assert power["gpu_mhz_end"] == 918.0

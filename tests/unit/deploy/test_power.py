@@ -59,14 +59,15 @@ def _wait_for_lines(meter: PowerMeter, count: int) -> None:
 
 
 def test_the_summary_is_of_what_the_tool_wrote_meanwhile(tmp_path: Path) -> None:
-    _tool(tmp_path, "nvidia-smi", "60.00, 1500, 2619, 40", "80.00, 1980, 2619, 43")
+    lines = ("20.00, 1500, 2619, 40", "60.00, 1980, 2619, 41", "80.00, 1980, 2619, 43")
+    _tool(tmp_path, "nvidia-smi", *lines)
     with PowerMeter(folders=str(tmp_path)) as meter:
-        _wait_for_lines(meter, 2)
+        _wait_for_lines(meter, 3)
     found = meter.summary(queries_per_s=1000)
     assert found == {
         "tool": "nvidia-smi",
-        "readings": 2,
-        "mean_power_w": 70.0,
+        "readings": 3,
+        "mean_power_w": 70.0,  # without the first, which is from before the work
         "energy_mj": 70.0,  # 70 W over 1000 queries a second
         "gpu_mhz_start": 1500.0,
         "gpu_mhz_end": 1980.0,
@@ -85,6 +86,16 @@ def test_a_jetson_is_asked_by_its_own_tool(tmp_path: Path) -> None:
     found = meter.summary(queries_per_s=100)
     assert (found["tool"], found["mean_power_w"]) == ("tegrastats", 11.234)
     assert found["energy_mj"] == pytest.approx(112.34)
+
+
+def test_a_tool_that_fails_claims_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\nexit 9\n")
+    script.chmod(0o755)
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        pass
+    found = meter.summary(queries_per_s=100)
+    assert (found["tool"], found["readings"], found["mean_power_w"]) == ("nvidia-smi", 0, None)
 
 
 def test_without_a_tool_nothing_is_claimed(tmp_path: Path) -> None:
