@@ -36,6 +36,7 @@ VERBS = (
     "estimate",
     "lint",
     "report",
+    "weight-only",
     "targets",
     "recipes",
     "doctor",
