@@ -26,6 +26,7 @@ from deploy.bundle_texts import (
     OUTPUTS,
     QDQ_MODEL,
     build_script,
+    check_script,
     readme,
     run_script,
     trtexec_lines,
@@ -33,6 +34,7 @@ from deploy.bundle_texts import (
 from deploy.engine.model_facts import describe
 from deploy.onnxrt import Array, Session
 from deploy.polygraphy_data import inputs_json, outputs_json
+from deploy.probes import write_probes
 from deploy.sealed import SUMS
 from deploy.trtexec import BatchRange, timing_line, trtexec_line
 from edgeq.core.errors import CalibError, EdgeqBug, InputError
@@ -112,7 +114,7 @@ def write_bundle(
     commands: dict[str, list[str]] = {}
     if card.runtime == "tensorrt":
         commands = _engine_commands(card, inputs, batch)
-        texts["build.sh"] = build_script(card)
+        texts |= {"build.sh": build_script(card), "device_check.sh": check_script(card)}
         texts["README.txt"] += trtexec_lines(commands)
         texts |= {name: (ROOT / name).read_text("utf-8") for name in board_files()}
     else:
@@ -128,6 +130,8 @@ def write_bundle(
         write_bytes(part / QDQ_MODEL, qdq_model.SerializeToString(deterministic=True))
         write_bytes(part / INPUTS, inputs_json(feeds))
         write_bytes(part / OUTPUTS, outputs_json(references, runner="teacher"))
+        if card.runtime == "tensorrt":
+            write_probes(part / "probes", card)
         for name, data in (
             {n: text.encode() for n, text in texts.items()} | dict(extra or {})
         ).items():

@@ -75,6 +75,12 @@ def build_script(card: TargetCard) -> str:
     return _head(card, purpose) + _BUILD.replace("MODULE", "deploy.board")
 
 
+def check_script(card: TargetCard) -> str:
+    """Return `device_check.sh`: check the files, then ask this TensorRT what the documents leave open."""
+    purpose = "Asks the TensorRT of this device what the documents leave open; needs no build."
+    return _head(card, purpose) + _BUILD.replace("MODULE", "deploy.board.device_check")
+
+
 def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
     """Return the part of README.txt on trtexec, which builds and times without Python."""
     lines = "".join(f"    trtexec {shlex.join(line)}\n" for line in commands.values())
@@ -164,6 +170,8 @@ Files
   load_inputs.py      the same calls for polygraphy's --data-loader-script
   outputs.json        what the float network, which it was made from, answers to them
   bundle.json         where all this comes from
+  device_check.sh     asks this TensorRT what NVIDIA's documents leave open, with the tiny files of probes/;
+                      device_check.json says what it found
   deploy/, edgeq/     the program that build.sh runs, where there is one
   {sums}          checksums:  sha256sum -c {sums}
 """

@@ -25,7 +25,10 @@ from edgeq.core.files import digest_file, write_bytes
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.serial import Spec
 
-_RESULTS = (ENGINE, f"{ENGINE}.json", f"{ENGINE}.layers.json", TIMING_CACHE, REPORT)
+_RESULTS = (
+    *(ENGINE, f"{ENGINE}.json", f"{ENGINE}.layers.json", TIMING_CACHE, REPORT),
+    "device_check.json",
+)
 _TEMPORARY = re.compile(r"\..+\.part")  # of this module, and of core.files in a run that was killed
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 18

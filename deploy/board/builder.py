@@ -123,6 +123,25 @@ def start_builder(trt: Any) -> "tensorrt.Builder":
     return builder
 
 
+def count_dla_cores(trt: Any) -> int:
+    """Return how many DLA cores TensorRT sees."""
+    builder = start_builder(trt)
+    return int(builder.num_DLA_cores)
+
+
+def why_refused(trt: Any, dialect: Dialect, request: BuildRequest) -> str:
+    """Return why the parser refuses a file; empty if it takes it."""
+    logger = make_logger(trt)
+    del logger.errors[:]
+    builder = start_builder(trt)
+    network = builder.create_network(dialect.network_flags(is_weak=request.is_weak))
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(request.model)):
+        return ""
+    faults = [str(item) for item in read_faults(parser, dialect, request.names)]
+    return "; ".join(faults or logger.errors) or "no reason given"
+
+
 def _input_shapes(network: "tensorrt.INetworkDefinition") -> Dict[str, Shape]:
     return dict(_describe(network.get_input(index)) for index in range(network.num_inputs))
 

@@ -18,6 +18,7 @@ from edgeq import __version__
 from edgeq.cli.build import build
 from edgeq.cli.compare import compare
 from edgeq.cli.deploy import deploy
+from edgeq.cli.device_check import device_check
 from edgeq.cli.doctor import doctor
 from edgeq.cli.engine import engine
 from edgeq.cli.estimate import estimate
@@ -78,6 +79,7 @@ app.command(
 app.command(epilog="Example: edgeq report model.w8a8 model.w4a8 --out builds.html")(report)
 app.command(epilog="Example: edgeq targets --show jetson-orin")(targets)
 app.command(epilog="Example: edgeq recipes --show edgeq")(recipes)
+app.command(epilog="Example: edgeq device-check --target jetson-orin")(device_check)
 app.command(epilog="Example: edgeq doctor")(doctor)
 
 

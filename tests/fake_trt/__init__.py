@@ -77,8 +77,9 @@ class Script:
         takes_profile: false where the ranges of shapes are refused.
         keeps_cache: false where there is no timing cache after the build.
         has_driver: false where making any object kills the process.
-        tensors: inputs and outputs of the network: name, "INPUT" or "OUTPUT", type, shape; read from the ONNX file
-            where the parser is given none.
+        refused: the same for files of these names (without ending) alone.
+        tensors: inputs and outputs of the network: name, "INPUT" or "OUTPUT", type, shape.
+        reads: whether these are read from the ONNX file, which needs onnx.
         compute: what an engine answers, from {input name: array} to {output name: array}.
         cuda: plays the driver; its memory holds inputs and outputs.
         executes: false where a run is refused.
@@ -100,6 +101,8 @@ class Script:
     takes_profile: bool = True
     keeps_cache: bool = True
     has_driver: bool = True
+    refused: dict[str, list[tuple[str, str, int, str]]] = field(default_factory=dict)
+    reads: bool = True
     tensors: list[tuple[str, str, str, list[int]]] = field(default_factory=list)
     compute: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     cuda: Any = None
@@ -242,6 +245,10 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
 
+        @property
+        def num_DLA_cores(self) -> int:  # noqa: N802 - TensorRT's name
+            return 2
+
         def create_network(self, flags: int = 0) -> Any:
             kinds = module.NetworkDefinitionCreationFlag
             script.asked["network"] = sorted(kind.name for kind in kinds if flags >> kind.value & 1)
@@ -293,21 +300,23 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
 
         def parse_from_file(self, path: str) -> bool:
             assert Path(path).is_file()
-            script.tensors = script.tensors or read_tensors(path)
+            if script.reads:
+                script.tensors = read_tensors(path)
+            self._faults = script.faults or script.refused.get(Path(path).stem, [])
             for name, mode, _, shape in script.tensors:
                 if mode == "INPUT":
                     tensor = module.ITensor()
                     tensor.name, tensor.shape = name, tuple(shape)
                     self._network._inputs.append(tensor)
             script.asked["inputs"] = [row[0] for row in script.tensors if row[1] == "INPUT"]
-            return not script.faults
+            return not self._faults
 
         @property
         def num_errors(self) -> int:
-            return len(script.faults)
+            return len(self._faults)
 
         def get_error(self, index: int) -> Any:
-            return module.ParserError(*script.faults[index])
+            return module.ParserError(*self._faults[index])
 
     class ParserError:
         def __init__(self, name: str, operator: str, index: int, text: str) -> None:

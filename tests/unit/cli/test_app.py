@@ -28,6 +28,7 @@ from edgeq.core.errors import (
 VERBS = (
     "build",
     "deploy",
+    "device-check",
     "synth",
     "explain",
     "export",

@@ -18,11 +18,15 @@ from deploy.board_files import board_files
 from deploy.bundle import BundleResult, _engine_request, write_bundle
 from deploy.cards import load_card
 from deploy.onnxrt import run_onnx
+from deploy.probes import make_probes
 from deploy.trtexec import BatchRange
 from edgeq.core.errors import CalibError, EdgeqBug, InputError, TargetError
 
+PROBES = {"probes/probes.json", *(f"probes/{item.name}.onnx" for item in make_probes())}
 ENGINE_FILES = {
     *board_files(),
+    *PROBES,
+    "device_check.sh",
     "README.txt",
     "SHA256SUMS",
     "build.sh",
@@ -287,7 +291,9 @@ def test_the_scripts_are_executable_and_plain_posix_sh(make_bundle, tmp_path):
 
 def test_a_cpu_target_gets_a_run_script_and_no_engine(make_bundle, tmp_path, cpu_card):
     result = make_bundle(card=cpu_card)
-    assert set(result.files) == (ENGINE_FILES - {"build.sh", *board_files()}) | {"run.sh"}
+    assert set(result.files) == (
+        ENGINE_FILES - {"build.sh", "device_check.sh", *board_files(), *PROBES}
+    ) | {"run.sh"}
     assert "No engine is needed" in (tmp_path / "out/bundle/README.txt").read_text()
 
 

@@ -44,7 +44,7 @@ def compute(feed):
             return {name[4:]: values for name, values in call.items() if name.startswith("out.")}
     raise SystemExit("the engine was called with something else than a sample")
 tensors = [tuple(row) for row in json.loads((folder / "tensors.json").read_text())]
-script = Script(tensors=tensors, compute=compute, cuda=sitecustomize.driver)
+script = Script(reads=False, tensors=tensors, compute=compute, cuda=sitecustomize.driver)
 sys.modules["tensorrt"] = make_tensorrt("10.3", script)
 """
 
@@ -89,10 +89,11 @@ def equip(board, make_bundle, qdq):
 def start(board, equip):
     """Return a function that runs build.sh there; `offset` spoils the engine's answers."""
 
-    def run(*words: str, offset: float = 0.0):
+    def run(*words: str, offset: float = 0.0, script: str = "build.sh"):
         folder = equip(offset)
+        quick = ["--duration-s=0", "--warm-up-ms=0"] if script == "build.sh" else []
         done = subprocess.run(
-            [str(folder / "build.sh"), "--duration-s=0", "--warm-up-ms=0", *words],
+            [str(folder / script), *quick, *words],
             capture_output=True,
             text=True,
             check=False,
@@ -139,6 +140,15 @@ def test_the_help_tells_the_options(start):
     _, done = start("--help")
     assert done.returncode == 0
     assert "--trtexec-defaults" in done.stdout
+
+
+def test_the_device_is_asked_what_the_documents_leave_open(start):
+    folder, done = start(script="device_check.sh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((folder / "device_check.json").read_text())
+    assert report["tensorrt_version"] == "10.3.0"
+    assert report["probes"]["opset-20"]["taken"] is True
+    assert {row["fact"] for row in report["card"]} >= {"opset_max", "ir_max", "formats"}
 
 
 def test_the_bundle_is_deployed_over_ssh_and_leaves_nothing(board, equip, tmp_path):
