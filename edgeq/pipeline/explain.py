@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeq.core.errors import InputError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import GraphFlavour
@@ -58,10 +59,18 @@ def run_explain(options: BuildOptions) -> Explanation:
     from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.graph.read import has_qdq, load_any_model
     from edgeq.graph.regions import predict_regions
+    from edgeq.graph.type_half import type_half
 
     card = load_card(options.target)
     require_capability(card, Capability.INT8)
     if has_qdq(options.model):
+        if options.for_dla:
+            raise InputError(
+                "--dla for a file that has Q/DQ nodes already",
+                why="DLA takes no Q/DQ nodes; what is predicted of a file that has some are kernels of the GPU",
+                mend="pass the float model, or leave --dla out",
+                path=options.model,
+            )
         return Explanation(plan=None, regions=predict_regions(load_any_model(options.model), card))
     options = settle_flavour(options, card)
     loaded, reports = read_model(options)
@@ -71,10 +80,12 @@ def run_explain(options: BuildOptions) -> Explanation:
         placed.model, placed.plan, blank_values(placed.model, placed.plan), card=card
     ).model
     is_half = card.flavour is GraphFlavour.FP16_TYPED
+    full = choose_full(infer_shapes(written), {}) if is_half else ()
+    typed = type_half(written, kept=full).model if is_half else written
     return Explanation(
         plan=placed.plan,
-        regions=() if options.for_dla else predict_regions(written, card),
-        full=choose_full(infer_shapes(written), {}) if is_half else (),
+        regions=() if options.for_dla else predict_regions(typed, card),
+        full=full,
         on_gpu=check_dla(placed.inferred) if options.for_dla else (),
     )
 

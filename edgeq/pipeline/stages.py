@@ -106,7 +106,7 @@ def write_model(
         folder / "lint.json",
         [{"check": item.check, "node": item.node, "what": item.what} for item in findings],
     )
-    regions = predict_regions(typed.model, job.card)
+    regions = () if job.options.for_dla else predict_regions(typed.model, job.card)  # of the GPU
     write_json(folder / "regions.json", [region.to_dict() for region in regions])
     progress.advance()
     quantized = sum(1 for _ in job.plan.quantized())

@@ -61,6 +61,17 @@ def test_fp8_is_refused_on_orin_and_named_where_a_chip_has_it(edgeq, digits):
     assert "edgeq writes no fp8 models" in done.err
 
 
+@pytest.mark.parametrize("verb", ["build", "explain"])
+def test_dla_is_refused_on_thor(edgeq, digits, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    done = edgeq(verb, digits / MODEL, "--target", "jetson-thor", "--dla")
+    assert done.code == 4
+    assert "Thor has no DLA" in done.err
+    assert "the GPU runs the model in INT8" in done.err
+    assert "--target jetson-orin" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_with_fp8_is_refused_for_orin(edgeq, write):
     zero = onnx.helper.make_tensor("z", onnx.TensorProto.FLOAT8E4M3FN, [], [0.0])
     model = write(FP8_PAIR, z=numpy_helper.to_array(zero))

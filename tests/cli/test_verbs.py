@@ -29,10 +29,12 @@ def test_explain_has_the_plan_that_a_build_stores(build, edgeq, digits):
 def test_explain_tells_the_kernels_of_a_file_that_is_quantized_already(build, edgeq):
     words = ("--target", "jetson-orin", "--json")
     done = edgeq("explain", build.folder / "model.qdq.onnx", *words)
-    assert json.loads(done.out) == {
-        "plan": None,
-        "regions": json.loads((build.folder / "regions.json").read_text()),
-    }
+    found = json.loads(done.out)
+    assert found["plan"] is None
+    assert found["regions"] == json.loads((build.folder / "regions.json").read_text())
+    done = edgeq("explain", build.folder / "model.qdq.onnx", *words, "--dla")
+    assert done.code == 3
+    assert "--dla for a file that has Q/DQ nodes" in done.err
 
 
 def test_explain_needs_no_statistics(edgeq, digits):
