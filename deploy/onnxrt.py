@@ -76,7 +76,7 @@ class Session:
         model: a ModelProto, its bytes, or the path of a file.
         outputs: names of intermediate tensors to return besides the graph outputs; the model itself is not changed.
         optimise: let ONNX Runtime rewrite the graph (for latency only, never for accuracy).
-        as_written: leave half precision to ONNX Runtime's own kernels, as `optimise` does.
+        as_written: leave half precision to ONNX Runtime's own kernels, as `optimise` does but at a bfloat16 border.
         threads: of one operator; None leaves the choice to ONNX Runtime.
         providers: of ONNX Runtime, with their options; the CPU alone if not given.
         save: where ONNX Runtime writes the graph that it runs, or None.
@@ -106,8 +106,8 @@ class Session:
         self._faults = _runtime_faults()
         self._path = model if isinstance(model, Path) else None
         self._halves: dict[str, str] = {}
-        if not (optimise or as_written):
-            model = self._round(model)
+        if not as_written:
+            model = self._round(model, border_alone=optimise)
         self.runtime = self._load(
             model, outputs, _options(optimise=optimise, threads=threads, save=save), providers
         )
@@ -170,18 +170,25 @@ class Session:
             )
         return {item.name: cast_input(inputs[item.name], item.dtype) for item in self.inputs}
 
-    def _round(self, model: ModelSource) -> ModelSource:
-        """Return a model of half precision in float32 with its roundings, any other one as it is."""
+    def _round(self, model: ModelSource, *, border_alone: bool) -> ModelSource:
+        """Return a model of half precision in float32 with its roundings, any other one as it is.
+
+        With `border_alone`, only one that cannot be fed otherwise: ONNX Runtime takes no bfloat16 arrays.
+        """
         self._require_file(model)
         try:
             whole = _read(model)
         except DecodeError:
             return model  # ONNX Runtime says what is wrong with it
+        border = [*whole.graph.input, *whole.graph.output]
+        kinds = {item.type.tensor_type.elem_type for item in border}
+        if border_alone and onnx.TensorProto.BFLOAT16 not in kinds:
+            return model
         found = round_half(whole)
         if not found.changed:
             return model
-        kinds = {item.name: item.type.tensor_type.elem_type for item in whole.graph.output}
-        self._halves = {name: HALF[kind] for name, kind in kinds.items() if kind in HALF}
+        given = {item.name: item.type.tensor_type.elem_type for item in whole.graph.output}
+        self._halves = {name: HALF[kind] for name, kind in given.items() if kind in HALF}
         return found.model
 
     def _require_file(self, model: ModelSource) -> None:

@@ -23,7 +23,8 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     """Return `model` with float32 in place of float16 and bfloat16; the one passed in is not changed.
 
     1. Initializers, constants and the types that nodes name become float32.
-    2. An input or output of half precision keeps its name and type, with a Cast between it and the rest.
+    2. An input or output of half precision keeps its name and type, with a Cast between it and the rest. A bfloat16
+       input gets one to bfloat16 in front of that, which does nothing but round where the input is held in float32.
     3. Left alone: every other type, and models without half precision.
     """
     found = find_half_types(model)
@@ -34,13 +35,12 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     del wide.graph.value_info[:]
     used = GraphView(model).names()
     stored = {item.name for item in wide.graph.initializer}
-    front = [
-        helper.make_node(
-            "Cast", [item.name], [unique_name(f"{item.name}/float32", used)], to=TensorProto.FLOAT
-        )
-        for item in wide.graph.input
-        if item.type.tensor_type.elem_type in HALF and item.name not in stored
-    ]
+    front: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    for item in wide.graph.input:
+        if item.type.tensor_type.elem_type in HALF and item.name not in stored:
+            front += _widen_input(item, used)
+            renamed[item.name] = front[-1].output[0]
     back = [
         helper.make_node(
             "Cast",
@@ -51,7 +51,6 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
         for item in wide.graph.output
         if item.type.tensor_type.elem_type in HALF
     ]
-    renamed = {node.input[0]: node.output[0] for node in front}
     made = {node.output[0]: node.input[0] for node in back}
     for item in wide.graph.input:
         if item.type.tensor_type.elem_type in HALF and item.name in stored:
@@ -68,6 +67,17 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     kinds = " and ".join(sorted(found))
     finding = f"the file is of {kinds}: it is computed in float32, and its inputs and outputs keep their types"
     return PassResult(model=wide, changed=True, touched=tuple(sorted(found)), findings=(finding,))
+
+
+def _widen_input(item: onnx.ValueInfoProto, used: set[str]) -> list[onnx.NodeProto]:
+    """Return the Casts behind an input of half precision; the last one gives float32."""
+    kind, source, nodes = item.type.tensor_type.elem_type, item.name, []
+    if kind == TensorProto.BFLOAT16:
+        rounded = unique_name(f"{source}/bfloat16", used)
+        nodes.append(helper.make_node("Cast", [source], [rounded], to=kind))
+        source = rounded
+    wide = unique_name(f"{item.name}/float32", used)
+    return [*nodes, helper.make_node("Cast", [source], [wide], to=TensorProto.FLOAT)]
 
 
 def find_half_types(model: onnx.ModelProto) -> set[str]:

@@ -29,14 +29,8 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
         ModelError: if an older opset cannot be converted.
     """
     findings: list[str] = []
+    require_opset(model, card=card)
     opset = GraphView(model).opset
-    if opset > card.opset_max:
-        raise TargetError(
-            f"the model has opset {opset}; '{card.name}' ({card.runtime} {card.runtime_version}) takes up to "
-            f"{card.opset_max}",
-            why="its parser does not know newer operators, and converting down is not safe in general",
-            mend=f"export the model again with opset {card.opset_max}",
-        )
     is_half = card.flavour is GraphFlavour.FP16_TYPED
     wanted = max(HALF_OPSET if is_half else QDQ_OPSET, card.opset_min)
     if opset < wanted:
@@ -52,6 +46,22 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
         )
         fitted.ir_version = version
     return fitted, findings + _describe_typing(card)
+
+
+def require_opset(model: onnx.ModelProto, *, card: TargetCard) -> None:
+    """Raise if the target's parser is too old for `model`.
+
+    Raises:
+        TargetError: if the opset is above the target's.
+    """
+    opset = GraphView(model).opset
+    if opset > card.opset_max:
+        raise TargetError(
+            f"the model has opset {opset}; '{card.name}' ({card.runtime} {card.runtime_version}) takes up to "
+            f"{card.opset_max}",
+            why="its parser does not know newer operators, and converting down is not safe in general",
+            mend=f"export the model again with opset {card.opset_max}",
+        )
 
 
 def _describe_typing(card: TargetCard) -> list[str]:

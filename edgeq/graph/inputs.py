@@ -1,7 +1,7 @@
 """What the model's inputs are, and how raw data become what it expects.
 
-Entry: `describe_inputs`. Inputs are float32, float16 or uint8, with the batch on axis 0 or without one: pictures (1, 3
-or 4 channels, H, W in either layout) or anything else; other types are refused by name.
+Entry: `describe_inputs`. Inputs are float32, float16, bfloat16 or uint8, with the batch on axis 0 or without one:
+pictures (1, 3 or 4 channels, H, W in either layout) or anything else; other types are refused by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ __all__ = ["PRESETS", "InputReport", "describe_inputs"]
 Shape = tuple[int | None, ...]
 
 _PICTURE_CHANNELS = (1, 3, 4)
-_DTYPES = {"FLOAT": "float32", "FLOAT16": "float16", "UINT8": "uint8"}
+# numpy has no bfloat16: its values are held in float32, and rounded where they enter a model.
+_DTYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "float32", "UINT8": "uint8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +134,6 @@ def _require_types(view: GraphView) -> dict[str, str]:
             mend="export the model again with its example input",
         )
     types = {name: type_name(view.element_type(name)) for name in view.inputs}
-    values = types | {name: type_name(view.element_type(name)) for name in view.outputs}
-    if "BFLOAT16" in values.values():
-        raise ModelError(
-            f"bfloat16 at the border of the network: {listed([n for n, kind in values.items() if kind == 'BFLOAT16'])}",
-            why="ONNX Runtime neither takes nor gives bfloat16 arrays, so nothing could be proved",
-            mend="export the model with float32 or float16 inputs and outputs; inside it bfloat16 is read",
-        )
     odd = [
         f"'{name}' {kind} {_text(_declared_shape(view, name))}"
         for name, kind in types.items()
@@ -148,7 +142,7 @@ def _require_types(view: GraphView) -> dict[str, str]:
     if odd:
         raise ModelError(
             f"inputs that edgeq cannot make: {listed(odd)}",
-            why="the training set is made of float32 values and 8-bit pixels (FLOAT, FLOAT16, UINT8)",
+            why="the training set is made of float32 values and 8-bit pixels (FLOAT, FLOAT16, BFLOAT16, UINT8)",
             mend="export the part of the network behind such inputs, or give them a constant",
         )
     return {name: _DTYPES[kind] for name, kind in types.items()}

@@ -69,8 +69,9 @@ def run_module(module: fx.GraphModule, feed: Mapping[str, Array]) -> Any:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """Return a tensor's values."""
-    return np.asarray(tensor.detach().cpu().numpy())
+    """Return a tensor's values; those of bfloat16, which numpy does not have, in float32."""
+    held = tensor.float() if tensor.dtype is torch.bfloat16 else tensor
+    return np.asarray(held.detach().cpu().numpy())
 
 
 def _failing_node(module: fx.GraphModule, inputs: Sequence[Tensor]) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.progress import NoProgress, Progress
@@ -25,6 +26,7 @@ from edgeq.teacher.teacher import Teacher, with_outputs
 RELATIVE_TOLERANCE = 1e-4
 # Two programs may round the same value of a float16 output (11 bits) to different sides.
 HALF_TOLERANCE = 2.0**-10
+BFLOAT16_TOLERANCE = 2.0**-7
 # Keeps an output that is zero everywhere from asking for equal bits.
 ABSOLUTE_TOLERANCE = 1e-5
 
@@ -88,7 +90,9 @@ def prove_equal(
         expected = _run_runtime(session, teacher.outputs, feed, specs)
         found = run_module(teacher.module, feed)
         for name, ours, theirs in zip(teacher.outputs, found, expected, strict=True):
-            difference = _compare(name, to_array(ours), theirs)
+            is_bfloat16 = ours.dtype is torch.bfloat16
+            relative = BFLOAT16_TOLERANCE if is_bfloat16 else None
+            difference = _compare(name, to_array(ours), theirs, relative=relative)
             if not difference.is_allowed:
                 raise _diverged(difference, teacher, model, feed, specs)
             differences.append(difference)
@@ -156,7 +160,9 @@ class _Difference:
         return self.largest_abs <= self.tolerance
 
 
-def _compare(tensor: str, ours: Array, theirs: Array) -> _Difference:
+def _compare(
+    tensor: str, ours: Array, theirs: Array, *, relative: float | None = None
+) -> _Difference:
     """Return the difference of one tensor; integers and booleans must be equal, shapes always."""
     if ours.shape != theirs.shape:
         raise ModelError(
@@ -174,7 +180,8 @@ def _compare(tensor: str, ours: Array, theirs: Array) -> _Difference:
         )
     error = float(np.abs(a - b).max(initial=0))
     largest = float(np.abs(b).max(initial=0))
-    relative = HALF_TOLERANCE if theirs.dtype == np.float16 else RELATIVE_TOLERANCE
+    if relative is None:
+        relative = HALF_TOLERANCE if theirs.dtype == np.float16 else RELATIVE_TOLERANCE
     return _Difference(
         tensor=tensor,
         largest_abs=error,

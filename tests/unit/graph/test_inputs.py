@@ -252,12 +252,6 @@ FAULTS = [
     ),
     Fault("doubles", make_model(kind=TensorProto.DOUBLE), ("'image' DOUBLE",), error=ModelError),
     Fault("odd-type", make_model(kind=64), ("'image' type 64",), error=ModelError),
-    Fault(
-        "bfloat16",
-        make_model(kind=TensorProto.BFLOAT16),
-        ("bfloat16 at the border", "float32 or float16"),
-        error=ModelError,
-    ),
     Fault("scalar", make_model(()), ("'image' is a single number",), error=ModelError),
     Fault("open-sample", make_model(("T",)), ("open axes: [?]", "--shape image:")),
     Fault(
@@ -346,3 +340,7 @@ def test_a_model_without_inputs_is_refused() -> None:
     model.graph.ClearField("input")
     with pytest.raises(ModelError, match="no input"):
         describe_inputs(model)
+
+
+def test_a_bfloat16_input_is_held_in_float32() -> None:
+    assert report(make_model(kind=TensorProto.BFLOAT16)).spec.dtype == "float32"

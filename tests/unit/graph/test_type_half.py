@@ -154,7 +154,8 @@ def test_a_file_of_half_precision_comes_back_without_idle_casts(parse_graph, kin
     found = typed(wide)
     assert [*found.graph.input, *found.graph.output] == [*model.graph.input, *model.graph.output]
     casts = [] if kind == "float16" else ["Cast"]
-    assert ops(found) == [*casts, "MatMul", "Relu", *casts]
+    # A bfloat16 input is rounded by a Cast of its own, before it becomes FP16.
+    assert ops(found) == [*2 * casts, "MatMul", "Relu", *casts]
 
 
 def test_nothing_to_do_passes_the_model_on(parse_graph):
