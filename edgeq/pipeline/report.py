@@ -16,7 +16,7 @@ from edgeq.core.samples import SampleSet
 from edgeq.core.specs import Layout
 from edgeq.graph.macs import count_macs
 from edgeq.pipeline.job import BuildOptions, Job
-from edgeq.report.builds import LATENCY, read_latency
+from edgeq.report.builds import DEVICE_REPORT, LATENCY, read_latency
 from edgeq.report.histograms import CodeCounter, Histogram
 from edgeq.report.page import BuildPage, Command, Setting, render_build
 from edgeq.report.pictures import SamplePictures, picture_samples
@@ -65,10 +65,10 @@ def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
 
 def report_inputs(job: Job, folder: Path) -> dict[str, Any]:
     """Return what the report depends on besides the build and its files: names as typed, and a measurement."""
-    latency = folder / LATENCY
+    measured = [folder / name for name in (LATENCY, DEVICE_REPORT)]
     return {
         "command": command_words(job.options),
-        "latency": read_json(latency) if latency.exists() else None,
+        "measured": [read_json(path) if path.exists() else None for path in measured],
     }
 
 

@@ -12,6 +12,8 @@ from edgeq.core.files import read_json
 from edgeq.report.words import Latency, top1_pcts
 
 LATENCY = "latency.json"
+# What `edgeq deploy` brings back from the board.
+DEVICE_REPORT = "device_report.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +71,14 @@ def read_build(folder: Path) -> BuildRow:
 def read_latency(folder: Path) -> Latency | None:
     """Return the measurement that lies in `folder`, or None where there is none.
 
+    One of two models goes before that of the board, which knows the quantized model alone.
+
     Raises:
-        InputError: if it is not what `tools/bench_latency.py --json` writes for two models.
+        InputError: if it is not what `tools/bench_latency.py --json` writes for two models, or the board reports.
     """
     path = folder / LATENCY
     if not path.exists():
-        return None
+        return _read_device(folder / DEVICE_REPORT)
     data = read_json(path)
     try:
         before, after = (float(item["median_ms"]) for item in data["models"])
@@ -87,6 +91,27 @@ def read_latency(folder: Path) -> Latency | None:
             path=path,
         ) from error
     return Latency(backend=backend, before_ms=before, after_ms=after, ratio=ratio)
+
+
+def _read_device(path: Path) -> Latency | None:
+    """Return what the board measured, or None where nothing was, or a run that did not pass."""
+    report = read_json(path) if path.exists() else {}
+    try:
+        if not report.get("passed") or "timing" not in report:
+            return None
+        return Latency(
+            backend=f"TensorRT {report['tensorrt_version']} on {report['device']['name']}",
+            before_ms=None,
+            after_ms=float(report["timing"]["latency_ms"]["median"]),
+            ratio=None,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{DEVICE_REPORT} is no report of a board",
+            why="its latency is shown with the build",
+            mend="run `edgeq deploy` again, or delete the file",
+            path=path,
+        ) from error
 
 
 def _row(name: str, results: Mapping[str, Any], latency: Latency | None) -> BuildRow:

@@ -19,13 +19,13 @@ class Latency:
 
     Attributes:
         backend: what was timed, in words.
-        ratio: of the medians, after over before.
+        before_ms, ratio: None where the quantized model alone was timed; the ratio is after over before.
     """
 
     backend: str
-    before_ms: float
+    before_ms: float | None
     after_ms: float
-    ratio: float
+    ratio: float | None
 
 
 def say_asked(results: Mapping[str, Any], card: TargetCard) -> list[str]:
@@ -93,6 +93,12 @@ def say_latency(runtime: str, latency: Latency | None) -> list[tuple[str, str]]:
     )
     if latency is None:
         return rows or [("ONNX Runtime on the CPU", NOT_MEASURED)]
+    if latency.before_ms is None or latency.ratio is None:
+        return [
+            *rows,
+            (f"{latency.backend} (median)", f"{latency.after_ms:.3g} ms"),
+            ("FP32 beside it", NOT_MEASURED),
+        ]
     told = f"{latency.before_ms:.3g} ms, now {latency.after_ms:.3g} ms (ratio {latency.ratio:.2f})"
     return [*rows, (f"{latency.backend} (median)", told)]
 

@@ -40,6 +40,35 @@ def test_a_file_that_is_no_measurement_of_two_models_is_refused(tmp_path, data):
     assert "bench_latency.py" in caught.value.mend
 
 
+REPORT = {
+    "passed": True,
+    "tensorrt_version": "10.3.0",
+    "device": {"name": "Orin"},
+    "timing": {"latency_ms": {"median": 0.5}},
+}
+
+
+def test_what_the_board_measured_is_read_and_has_no_float_figure(tmp_path):
+    write_json(tmp_path / "device_report.json", REPORT)
+    want = Latency(backend="TensorRT 10.3.0 on Orin", before_ms=None, after_ms=0.5, ratio=None)
+    assert read_latency(tmp_path) == want
+    write_json(tmp_path / "latency.json", MEASURED)
+    assert read_latency(tmp_path).backend == "ONNX Runtime, CPU"
+
+
+@pytest.mark.parametrize("report", [{**REPORT, "passed": False}, {"passed": True}], ids=str)
+def test_a_run_that_failed_or_timed_nothing_gives_no_latency(tmp_path, report):
+    write_json(tmp_path / "device_report.json", report)
+    assert read_latency(tmp_path) is None
+
+
+@pytest.mark.parametrize("report", [[1], {**REPORT, "device": {}}], ids=["list", "no-name"])
+def test_a_report_of_something_else_is_refused(tmp_path, report):
+    write_json(tmp_path / "device_report.json", report)
+    with pytest.raises(InputError, match="no report of a board"):
+        read_latency(tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["agreement", "build", "size_bytes"])
 def test_results_that_are_incomplete_are_refused(tmp_path, results, missing):
     del results[missing]

@@ -72,3 +72,11 @@ def test_an_engine_that_was_timed_is_the_latency_on_the_device():
     engine = dataclasses.replace(CPU, backend="TensorRT 10.3.0, GPU compute time")
     told = [("TensorRT 10.3.0, GPU compute time (median)", "2 ms, now 1 ms (ratio 0.50)")]
     assert say_latency("tensorrt", engine) == told
+
+
+def test_a_float_latency_that_nobody_measured_is_missing():
+    board = Latency(backend="TensorRT 10.3.0 on Orin", before_ms=None, after_ms=0.5, ratio=None)
+    assert say_latency("tensorrt", board) == [
+        ("TensorRT 10.3.0 on Orin (median)", "0.5 ms"),
+        ("FP32 beside it", NOT_MEASURED),
+    ]
