@@ -100,12 +100,18 @@ def page(record: dict[str, Any]) -> str:
             drops = ", ".join(f"{run['drop_points']:.2f}" for run in runs)
             seconds = max(run["synthesis_s"] for run in runs)
             lines.append(f"| {way.what} | `{' '.join(words)}` | {drops} | {seconds:.0f} |")
+    missing = [way.what for name, way in WAYS.items() if name not in record]
+    if missing:
+        lines += ["", f"Not measured yet: {'; '.join(missing)}."]
     every = [run for runs in record.values() for run in runs.values()]
     machines = "; ".join(sorted({run["machine"] for run in every}))
     versions = "; ".join(sorted({run["versions"] for run in every}))
     lines += [
         "",
         f"Machine (busy with other work, so seconds are too many): {machines}. Versions: {versions}.",
+        "",
+        "Where `leaves` and `estimate` cannot be told apart, `estimate` stays the default: its samples show every",
+        "class in equal numbers, and dead leaves as they are show some hardly ever. `--recipe leaves` is quicker.",
         "",
         "Not compared: a term of patch similarity for attention networks (PSAQ-ViT). It can only be judged on a",
         "trained vision transformer, and the fixtures have none; such networks get dead leaves moved to classes.",
