@@ -171,7 +171,7 @@ def _upload(
             why="their checksums on the board differ",
             mend="run the same command again; look at the board's storage if it happens again",
         )
-    progress.finish(f"{len(missing)} of {len(sums)} files, the others were there")
+    progress.finish(f"{len(missing)} files sent, {len(sums) - len(missing)} were there already")
     return missing
 
 

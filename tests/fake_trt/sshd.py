@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -48,13 +49,9 @@ class Server:
 
     def drop_connections(self) -> None:
         """End every connection as a pulled cable would, and go on listening."""
-        listing = subprocess.run(
-            ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
-        ).stdout
-        rows = [tuple(map(int, line.split())) for line in listing.splitlines()]
-        for pid, parent in rows:
-            if parent == self.process.pid:
-                os.kill(pid, 9)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        for pid in children.split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 @contextmanager
