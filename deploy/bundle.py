@@ -107,18 +107,8 @@ def write_bundle(
         feeds = [{name: x[0] for name, x in feed.items()} for feed in feeds]
     references = [teacher.run(feed) for feed in feeds]
     tolerances = _measure_tolerances(references, [student.run(feed) for feed in feeds])
-    texts = {
-        "README.txt": readme(card, samples=len(feeds), tolerances=tolerances),
-        LOADER: LOADER_TEXT,
-    }
-    commands: dict[str, list[str]] = {}
-    if card.runtime == "tensorrt":
-        commands = _engine_commands(card, inputs, batch)
-        texts |= {"build.sh": build_script(card), "device_check.sh": check_script(card)}
-        texts["README.txt"] += trtexec_lines(commands)
-        texts |= {name: (ROOT / name).read_text("utf-8") for name in board_files()}
-    else:
-        texts["run.sh"] = run_script(card, tolerances=tolerances)
+    commands = _engine_commands(card, inputs, batch) if card.runtime == "tensorrt" else {}
+    texts = _make_texts(card, commands, samples=len(feeds), tolerances=tolerances)
     record = _describe(qdq_model, card, provenance) | {
         "trtexec": commands,
         "samples": len(feeds) * size,
@@ -132,14 +122,32 @@ def write_bundle(
         write_bytes(part / OUTPUTS, outputs_json(references, runner="teacher"))
         if card.runtime == "tensorrt":
             write_probes(part / "probes", card)
-        for name, data in (
-            {n: text.encode() for n, text in texts.items()} | dict(extra or {})
-        ).items():
+        own = {name: text.encode() for name, text in texts.items()}
+        for name, data in {**own, **(extra or {})}.items():
             write_bytes(part / name, data)
         write_json(part / RECORD, record)
         _seal(part)
         files = tuple(sorted(_names(part)))
     return BundleResult(files=files, iterations=len(feeds), tolerances=tolerances)
+
+
+def _make_texts(
+    card: TargetCard,
+    commands: Mapping[str, Sequence[str]],
+    *,
+    samples: int,
+    tolerances: Mapping[str, float],
+) -> dict[str, str]:
+    """Return scripts, README and the program of the board, by name."""
+    texts = {
+        "README.txt": readme(card, samples=samples, tolerances=tolerances),
+        LOADER: LOADER_TEXT,
+    }
+    if card.runtime != "tensorrt":
+        return texts | {"run.sh": run_script(card, tolerances=tolerances)}
+    texts |= {"build.sh": build_script(card), "device_check.sh": check_script(card)}
+    texts["README.txt"] += trtexec_lines(commands)
+    return texts | {name: (ROOT / name).read_text("utf-8") for name in board_files()}
 
 
 def _choose_feeds(samples: SampleSet, batch: int, count: int) -> list[dict[str, Array]]:
