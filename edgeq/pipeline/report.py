@@ -151,7 +151,7 @@ def _onward(job: Job) -> Iterator[Command]:
     if job.card.runtime == "tensorrt":
         yield Command(
             text="edgeq deploy USER@BOARD bundle",
-            purpose="On the board, with bundle/ copied there: build the engine and time it. Not verified on hardware.",
+            purpose="Build, compare and time the engine on the board, over SSH. Not verified on hardware.",
         )
     else:
         yield Command(text="sh bundle/run.sh", purpose="Check the model where it is to run.")

@@ -36,7 +36,7 @@ RUNS = {
     ),
 }
 # Where a success needs a GPU or a board: tests/unit/cli looks at their output.
-WITHOUT_A_RUN = {"deploy", "engine"}
+WITHOUT_A_RUN = {"deploy", "device-check", "engine"}
 WIDE = "g (float[N,512] x) => (float[N,512] y) <float[512,512] w> { y = MatMul(x, w) }"
 
 
