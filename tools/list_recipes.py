@@ -10,17 +10,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeq.core.recipes import Recipe, load_recipe, recipe_names
+from edgeq.core.recipes import Kind, Recipe, load_recipe, recipe_names
 from edgeq.core.specs import Effort
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 HEAD = """# Recipes
 
-A recipe is a method as data: which blocks, with which figures (`edgeq/recipes/*.toml`). `--recipe NAME` takes another
-one than `edgeq`, `--effort quick|max` other figures of it, and `--set training.steps=500` replaces one. What each
-figure means is said in `edgeq/core/recipes.py`, and each block names its paper, equation and deviations where it is
-written. What the recipes give is measured in [results.md](results.md).
+A recipe is a method as data: which blocks, with which figures (`edgeq/recipes/*.toml`). It has two halves: data (which
+images?) and numbers (which scales, codes and biases?). A published method usually has one; the other is then that of
+the default, `edgeq`. `--recipe NAME` takes another recipe, `--recipe DATA+NUMBERS` a half of each of two: any data
+recipe goes with any numbers recipe. `--effort quick|max` takes other figures, and `--set training.steps=500` replaces
+one. What each figure means is said in `edgeq/core/synthesis_spec.py` and `edgeq/core/numbers_spec.py`, and each block
+names its paper, equation and deviations where it is written. A data recipe may set single figures of the numbers half
+that its samples ask for. What the recipes give is measured in [results.md](results.md).
 
     edgeq recipes
     edgeq recipes --show edgeq
@@ -34,14 +37,31 @@ def write_document() -> str:
     recipes = [load_recipe(name) for name in recipe_names()]
     lines = [HEAD, "## Which there are", ""]
     lines += _table(
-        ("recipe", "what", "source", "notes"),
-        [(f"`{item.name}`", item.title, item.source, item.notes) for item in recipes],
+        ("recipe", "kind", "what", "paper", "venue", "cost", "notes"),
+        [
+            (
+                f"`{item.name}`",
+                item.kind.value,
+                item.title,
+                item.source,
+                item.venue,
+                item.cost,
+                item.notes,
+            )
+            for item in recipes
+        ],
     )
-    lines += ["", "## Figures of the standard effort", ""]
-    lines += _table(
-        ("figure", *(f"`{item.name}`" for item in recipes)),
-        [(f"`{key}`", *(_figures(item)[key] for item in recipes)) for key in _figures(recipes[0])],
-    )
+    for half, other in ((Kind.DATA, Kind.NUMBERS), (Kind.NUMBERS, Kind.DATA)):
+        own = [item for item in recipes if item.kind is not other]
+        lines += ["", f"## Figures of the {half.value} half, standard effort", ""]
+        lines += _table(
+            ("figure", *(f"`{item.name}`" for item in own)),
+            [
+                (f"`{key}`", *(_figures(item)[key] for item in own))
+                for key in _figures(recipes[0])
+                if key.startswith("synthesis.") == (half is Kind.DATA)
+            ],
+        )
     lines += ["", "## What the other efforts change", ""]
     lines += _table(("recipe", "effort", "figures"), _changes(recipes))
     return "\n".join(lines) + "\n"
@@ -49,13 +69,17 @@ def write_document() -> str:
 
 def _figures(recipe: Recipe) -> dict[str, str]:
     """Return every figure of a recipe, by the name that --set takes."""
-    blocks = {"synthesis": recipe.synthesis.to_dict(), "training": recipe.training.to_dict()}
     return {
-        f"{block}.{key}": str(value)
-        for block, values in blocks.items()
-        for key, value in values.items()
-        if key != "schema"
+        f"{table}.{key}": str(value)
+        for table, figures in recipe.tables().items()
+        for key, value in figures.items()
     }
+
+
+def _is_own(recipe: Recipe, key: str) -> bool:
+    """Return true if a figure is of a half that the recipe has itself."""
+    half = Kind.DATA if key.startswith("synthesis.") else Kind.NUMBERS
+    return recipe.kind in {half, Kind.BOTH}
 
 
 def _changes(recipes: Sequence[Recipe]) -> list[tuple[str, str, str]]:
@@ -64,7 +88,11 @@ def _changes(recipes: Sequence[Recipe]) -> list[tuple[str, str, str]]:
         standard = _figures(item)
         for effort in (Effort.QUICK, Effort.MAX):
             other = _figures(load_recipe(item.name, effort=effort))
-            changed = [f"`{key}={value}`" for key, value in other.items() if value != standard[key]]
+            changed = [
+                f"`{key}={value}`"
+                for key, value in other.items()
+                if value != standard[key] and _is_own(item, key)
+            ]
             rows.append((f"`{item.name}`", effort.value, ", ".join(changed) or "none"))
     return rows
 

@@ -32,7 +32,8 @@ def _complete_recipe(typed: str) -> list[str]:
     """Return the recipes that begin with what was typed."""
     from edgeq.core.recipes import recipe_names
 
-    return [name for name in recipe_names() if name.startswith(typed)]
+    data, plus, begun = typed.rpartition("+")
+    return [f"{data}{plus}{name}" for name in recipe_names() if name.startswith(begun)]
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The trained network, an ONNX file.")]
@@ -55,7 +56,9 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same byt
 Recipe = Annotated[
     str,
     typer.Option(
-        help="Published method; `edgeq recipes` lists them.", autocompletion=_complete_recipe
+        metavar="NAME|DATA+NUMBERS",
+        help="Published method; `edgeq recipes` lists them.",
+        autocompletion=_complete_recipe,
     ),
 ]
 Preset = Annotated[

@@ -1,14 +1,16 @@
 """Recipes: published methods, and ours, as figures over shared blocks.
 
-A recipe is a TOML file in `edgeq/recipes/`. Its tables `[synthesis]` and `[training]` hold the figures of the
-standard effort; `[effort.quick.*]` and `[effort.max.*]` replace some of them. `--set synthesis.samples=256` replaces
+A recipe is a TOML file in `edgeq/recipes/`. It has two halves: data (which images? the table `[synthesis]`) and
+numbers (which scales, codes and biases? the table `[training]`). A published method usually has one of them, and any
+data half goes with any numbers half: `load_recipe("dsg+brecq")`. A recipe of one half has the other of the default.
+`[effort.quick.*]` and `[effort.max.*]` replace some figures of the standard effort, and `--set synthesis.samples=256`
 one figure of whatever was chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import enum
 import sys
 import typing
 from dataclasses import dataclass
@@ -16,129 +18,43 @@ from importlib import resources
 from typing import Any
 
 from edgeq.core.errors import EdgeqBug, InputError, describe_choices
+from edgeq.core.figures import parse_figure
+from edgeq.core.numbers_spec import TrainingSpec
 from edgeq.core.serial import Spec
 from edgeq.core.specs import Effort
+from edgeq.core.synthesis_spec import SynthesisSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+__all__ = [
+    "DEFAULT_RECIPE",
+    "Kind",
+    "Recipe",
+    "SynthesisSpec",
+    "TrainingSpec",
+    "list_recipes",
+    "load_recipe",
+    "name_recipe",
+    "recipe_names",
+]
+
 DEFAULT_RECIPE = "edgeq"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SynthesisSpec(Spec):
-    """How the sample set is made (`calib.synthesize`).
-
-    Attributes:
-        source: "optimise" pixels against the teacher's statistics; or take "leaves" (dead leaves) or "noise" (the
-            baseline) as they are, which needs no statistics.
-        start: what the pixels are before they are optimised: "leaves" or low-passed "noise".
-        samples: how many; rounded up to whole batches.
-        batch: samples that are optimised together.
-        iterations: optimiser steps a batch.
-        learning_rate: of Adam on the pixels, in the model's unit; falls to 0 on a cosine.
-        batch_statistics: weight of the BN statistics of the batch.
-        sample_statistics: weight of the BN statistics of each sample (slack, enhanced).
-        slack_quantile: quantile of the deviations of Gaussian noise that is let pass (DSG; 0 for no slack).
-        enhancement: factor of the one layer that each sample is made to match better (DSG; 1 for none).
-        decorrelation: weight of the spectral Gram term (DSG).
-        label: weight of the cross-entropy with the sample's class.
-        lowpass: cut-off of the Gaussian low-pass filter, as a share of the Nyquist frequency; 0 for none.
-        shift: largest shift, in pixels, of the picture that the teacher sees; 0 for none.
-        targets: statistics to match: those that training "recorded"; or, from the file alone, those of dead "leaves" in
-            the network, or those that GZSQ derives from the "weights" (`calib.estimate`).
-        colour_spread: how far the colours of dead leaves are from grey (`calib.leaves`).
-    """
-
-    source: str
-    start: str
-    samples: int
-    batch: int
-    iterations: int
-    learning_rate: float
-    batch_statistics: float
-    sample_statistics: float
-    slack_quantile: float
-    enhancement: float
-    decorrelation: float
-    label: float
-    lowpass: float
-    shift: int
-    targets: str = "recorded"
-    colour_spread: float = 0.25
-
-    def __post_init__(self) -> None:
-        sources = {"optimise", "leaves", "noise"}
-        _require(self, "source", self.source in sources, 'one of "optimise", "leaves", "noise"')
-        _require(self, "start", self.start in {"leaves", "noise"}, 'one of "leaves", "noise"')
-        targets = {"recorded", "leaves", "weights"}
-        _require(self, "targets", self.targets in targets, 'one of "recorded", "leaves", "weights"')
-        _require_positive(self, "samples", "batch", "iterations", "learning_rate", "enhancement")
-        _require_not_negative(
-            self,
-            "batch_statistics",
-            "sample_statistics",
-            "decorrelation",
-            "label",
-            "lowpass",
-            "shift",
-            "colour_spread",
-        )
-        _require(self, "slack_quantile", 0 <= self.slack_quantile <= 1, "from 0 to 1")
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Return true if the samples are made to match statistics that training recorded."""
-        return self.source == "optimise" and self.targets == "recorded"
+# The tables of each half, and what reads them.
+_DATA: dict[str, type[Spec]] = {"synthesis": SynthesisSpec}
+_NUMBERS: dict[str, type[Spec]] = {"training": TrainingSpec}
+_TABLES = _DATA | _NUMBERS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSpec(Spec):
-    """How the student is trained (`edgeq.quant.train`).
+class Kind(enum.Enum):
+    """Which halves a recipe has of its own."""
 
-    Attributes:
-        range_samples: samples that set the first ranges.
-        steps: optimiser steps; 0 keeps the first ranges and rounded weights.
-        batch: samples a step.
-        weight_rate: Adam's rate on weights, in quantization steps of the tensor.
-        scale_rate: Adam's rate on the logarithm of each scale.
-        bias_rate: Adam's rate on biases, relative to the standard deviation of the layer's output.
-        temperature: of the distillation.
-        distillation: weight of the divergence from the teacher's outputs.
-        features: weight of the relative error of the block outputs.
-        hard_label: weight of the cross-entropy of easy samples (SynQ).
-        difficulty: samples whose difficulty is above this keep the teacher's soft labels alone (SynQ's tau).
-        activation_map: weight of the class activation map alignment (SynQ).
-        flip: mirror half of the samples left to right.
-        shift: largest shift in pixels.
-        mix: largest share of a second sample that is mixed in.
-    """
-
-    range_samples: int
-    steps: int
-    batch: int
-    weight_rate: float
-    scale_rate: float
-    bias_rate: float
-    temperature: float
-    distillation: float
-    features: float
-    hard_label: float
-    difficulty: float
-    activation_map: float
-    flip: bool
-    shift: int
-    mix: float
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "range_samples", "batch", "temperature")
-        rates = ("steps", "weight_rate", "scale_rate", "bias_rate", "shift")
-        weights = ("distillation", "features", "hard_label", "activation_map")
-        _require_not_negative(self, *rates, *weights)
-        _require(self, "difficulty", 0 <= self.difficulty <= 1, "from 0 to 1")
-        _require(self, "mix", 0 <= self.mix <= 1, "from 0 to 1")
+    DATA = "data"
+    NUMBERS = "numbers"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,18 +62,45 @@ class Recipe(Spec):
     """A method: where it comes from, and its figures for one effort.
 
     Attributes:
-        without_statistics: the recipe that takes this one's place where nothing recorded the statistics of the training
-            data; "" where this one needs none, or nothing may take its place.
+        name: of the file, or of both files as "data+numbers".
+        kind: which halves the file has; those of "data+numbers" are both.
+        data, numbers: names of the recipes whose halves these are.
+        title: what it does.
+        source: papers, with authors.
+        venue: where and when they were published.
+        notes: deviations; which parts are reconstructed because the paper's text and code were not at hand.
+        without_statistics: the data recipe that takes this one's place where nothing recorded the statistics of the
+            training data; "" where this one needs none, or nothing may take its place.
     """
 
     name: str
+    kind: Kind
+    data: str
+    numbers: str
     title: str
     source: str
+    venue: str
     notes: str
     effort: Effort
     synthesis: SynthesisSpec
     training: TrainingSpec
     without_statistics: str = ""
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the figures of both halves, by table and key, as --set names them."""
+        return {
+            table: {
+                field.name: getattr(getattr(self, table), field.name)
+                for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+            }
+            for table, kind in _TABLES.items()
+        }
+
+    @property
+    def cost(self) -> str:
+        """Return what its own halves ask for, in words."""
+        costs = {Kind.DATA: [self.synthesis.cost], Kind.NUMBERS: [self.training.cost]}
+        return ", ".join(costs.get(self.kind, [self.synthesis.cost, self.training.cost]))
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -170,53 +113,55 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
+def name_recipe(data: str, numbers: str) -> str:
+    """Return the shortest name of the recipe with these halves: the default's need not be said."""
+    if data == numbers:
+        return data
+    if numbers == DEFAULT_RECIPE and _read(data)["kind"] == Kind.DATA.value:
+        return data
+    if data == DEFAULT_RECIPE and _read(numbers)["kind"] == Kind.NUMBERS.value:
+        return numbers
+    return f"{data}+{numbers}"
+
+
 def load_recipe(
     name: str, *, effort: Effort = Effort.STANDARD, settings: dict[str, str] | None = None
 ) -> Recipe:
     """Return a recipe with the figures of `effort`, some replaced by `settings`.
 
     Args:
-        name: a name of `recipe_names`.
+        name: a name of `recipe_names`, or two as "data+numbers".
         effort: which figures.
         settings: "synthesis.samples" or "training.steps" and the like, to text as on the command line.
 
     Raises:
-        InputError: for an unknown name, key or value; the nearest names are offered.
+        InputError: for an unknown name, key or value, or two recipes that do not go together; the nearest names are
+            offered.
     """
-    if name not in recipe_names():
-        raise InputError(
-            f"unknown recipe '{name}'",
-            why="edgeq has no recipe of that name",
-            mend=f"{describe_choices(name, recipe_names())}; `edgeq recipes` tells what each is",
-        )
-    data = tomllib.loads((resources.files("edgeq") / "recipes" / f"{name}.toml").read_text("utf-8"))
-    efforts = data.pop("effort", {})
-    sections: dict[str, dict[str, Any]] = {key: data.pop(key) for key in ("synthesis", "training")}
-    for key, figures in efforts.get(effort.value, {}).items():
-        sections[key].update(figures)
-    kinds = {"synthesis": SynthesisSpec, "training": TrainingSpec}
+    data, numbers = _choose_halves(name)
+    figures: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+    for file, tables in ((numbers, _NUMBERS), (data, _DATA)):
+        for table in tables:
+            figures[table].update(_figures(file, table, effort))
+    if data["kind"] == Kind.DATA.value:  # what its samples ask of the other half
+        for table in _NUMBERS:
+            figures[table].update(_figures(data, table, effort))
     for key, text in (settings or {}).items():
-        section, _, field = key.partition(".")
-        known = [
-            f"{part}.{item.name}"
-            for part, kind in kinds.items()
-            for item in dataclasses.fields(kind)
-        ]
-        if key not in known:
-            raise InputError(
-                f"--set {key}: there is no such figure",
-                why="--set replaces one figure of the recipe",
-                mend=describe_choices(key, known),
-            )
-        sections[section][field] = _parse(key, text, typing.get_type_hints(kinds[section])[field])
-    if data.get("name") != name:
-        msg = f"recipe file {name}.toml calls itself {data.get('name')!r}"
-        raise EdgeqBug(msg)
+        table, field = _find_figure(key)
+        figures[table][field] = parse_figure(
+            key, text, typing.get_type_hints(_TABLES[table])[field]
+        )
+    own = _join(data, numbers)
+    specs: dict[str, Any] = {
+        table: kind.from_dict(figures[table]) for table, kind in _TABLES.items()
+    }
     return Recipe(
-        **data,
+        **own,
+        data=data["name"],
+        numbers=numbers["name"],
         effort=effort,
-        synthesis=SynthesisSpec.from_dict(sections["synthesis"]),
-        training=TrainingSpec.from_dict(sections["training"]),
+        without_statistics=data.get("without_statistics", ""),
+        **specs,
     )
 
 
@@ -225,37 +170,68 @@ def list_recipes() -> tuple[Recipe, ...]:
     return tuple(load_recipe(name) for name in recipe_names())
 
 
-def _parse(key: str, text: str, kind: type) -> Any:
-    if kind is bool and text.lower() in {"true", "false"}:
-        return text.lower() == "true"
-    try:
-        if kind in {int, float, str}:
-            value: int | float | str = kind(text)
-            if not isinstance(value, float) or math.isfinite(value):
-                return value
-    except ValueError:
-        pass
-    raise InputError(
-        f"--set {key}={text}: no {kind.__name__}",
-        why=f"this figure is a {kind.__name__}",
-        mend=f"pass --set {key}=VALUE with such a value",
-    )
-
-
-def _require(spec: Spec, field: str, holds: bool, what: str) -> None:
-    if not holds:
+def _choose_halves(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the files of the data half and of the numbers half of a recipe's name."""
+    first, plus, second = name.partition("+")
+    one = _read(first)
+    if not plus:
+        kind = Kind(one["kind"])
+        default = one if kind is Kind.BOTH else _read(DEFAULT_RECIPE)
+        return (default, one) if kind is Kind.NUMBERS else (one, default)
+    two = _read(second)
+    if Kind(one["kind"]) is Kind.NUMBERS or Kind(two["kind"]) is Kind.DATA:
         raise InputError(
-            f"the figure '{field}' is {getattr(spec, field)}",
-            why=f"it must be {what}",
-            mend="change it with --set, or leave the recipe's own",
+            f"'{name}' does not name a data recipe and then a numbers recipe",
+            why=f"'{first}' is of the kind {one['kind']}, '{second}' of the kind {two['kind']}",
+            mend="write DATA+NUMBERS, for instance leaves+edgeq; `edgeq recipes` tells the kinds",
         )
+    return one, two
 
 
-def _require_positive(spec: Spec, *fields: str) -> None:
-    for field in fields:
-        _require(spec, field, getattr(spec, field) > 0, "greater than 0")
+def _join(data: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return name, kind and words of the recipe with these halves."""
+    name = name_recipe(data["name"], numbers["name"])
+    words = ("title", "source", "venue", "notes")
+    if "+" not in name:
+        own = data if data["name"] == name else numbers
+        return {"name": name, "kind": Kind(own["kind"]), **{word: own[word] for word in words}}
+    joined = {word: f"{data[word]}; then: {numbers[word]}" for word in words}
+    return {"name": name, "kind": Kind.BOTH, **joined}
 
 
-def _require_not_negative(spec: Spec, *fields: str) -> None:
-    for field in fields:
-        _require(spec, field, getattr(spec, field) >= 0, "0 or greater")
+def _read(name: str) -> dict[str, Any]:
+    """Return what the file of a recipe holds."""
+    if name not in recipe_names():
+        raise InputError(
+            f"unknown recipe '{name}'",
+            why="edgeq has no recipe of that name",
+            mend=f"{describe_choices(name, recipe_names())}; `edgeq recipes` tells what each is",
+        )
+    data = tomllib.loads((resources.files("edgeq") / "recipes" / f"{name}.toml").read_text("utf-8"))
+    if data.get("name") != name:
+        msg = f"recipe file {name}.toml calls itself {data.get('name')!r}"
+        raise EdgeqBug(msg)
+    return data
+
+
+def _figures(file: dict[str, Any], table: str, effort: Effort) -> dict[str, Any]:
+    """Return the figures of one table of a recipe's file for an effort."""
+    changed = file.get("effort", {}).get(effort.value, {})
+    return {**file.get(table, {}), **changed.get(table, {})}
+
+
+def _find_figure(key: str) -> tuple[str, str]:
+    """Return table and field of a key of --set."""
+    known = [
+        f"{table}.{field.name}"
+        for table, kind in _TABLES.items()
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+    ]
+    if key not in known:
+        raise InputError(
+            f"--set {key}: there is no such figure",
+            why="--set replaces one figure of the recipe",
+            mend=describe_choices(key, known),
+        )
+    table, _, field = key.partition(".")
+    return table, field

@@ -111,7 +111,7 @@ def list_settings(job: Job) -> list[Setting]:
         origin = "default" if value == _DEFAULTS[name] else "asked"
         asked.append(Setting(name=name, value=value, origin=origin))
     asked.append(Setting(name="preprocessing", value=job.preprocessing, origin="see the value"))
-    blocks = {"synthesis": recipe.synthesis.to_dict(), "training": recipe.training.to_dict()}
+    blocks = recipe.tables()
     if job.given is not None:
         del blocks["synthesis"]
     figures = [
@@ -124,7 +124,6 @@ def list_settings(job: Job) -> list[Setting]:
         )
         for block, values in blocks.items()
         for key, value in values.items()
-        if key != "schema"
     ]
     return [*asked, *figures]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from edgeq.core.recipes import Recipe, load_recipe
+from edgeq.core.recipes import Recipe, load_recipe, name_recipe
 from edgeq.core.specs import BNTable
 
 _LOG = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ def settle_recipe(
         return recipe, statistics
     if not recipe.without_statistics:
         raise no_statistics()
-    other = load_recipe(recipe.without_statistics, effort=recipe.effort, settings=dict(settings))
+    name = name_recipe(recipe.without_statistics, recipe.numbers)
+    other = load_recipe(name, effort=recipe.effort, settings=dict(settings))
     finding = (
         f"the file has no statistics of its training data (BatchNorm folded away, or none used): the recipe "
         f"'{other.name}' takes the place of '{recipe.name}' and works from the file alone, which loses more accuracy "

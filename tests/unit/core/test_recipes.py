@@ -9,6 +9,7 @@ import pytest
 from edgeq.core.errors import EdgeqBug, EdgeqError, InputError
 from edgeq.core.recipes import (
     DEFAULT_RECIPE,
+    Kind,
     Recipe,
     SynthesisSpec,
     TrainingSpec,
@@ -38,6 +39,47 @@ def test_more_effort_is_never_less_work(name):
         assert less.training.steps <= more.training.steps
         assert less.synthesis.samples <= more.synthesis.samples
         assert less.digest() != more.digest()
+
+
+def test_a_recipe_of_one_half_has_the_other_of_the_default():
+    default, leaves = load_recipe(DEFAULT_RECIPE), load_recipe("leaves")
+    assert (leaves.kind, leaves.data, leaves.numbers) == (Kind.DATA, "leaves", DEFAULT_RECIPE)
+    assert leaves.training == dataclasses.replace(default.training, hard_label=0.0)
+
+
+@pytest.mark.parametrize("effort", Effort, ids=lambda effort: effort.value)
+@pytest.mark.parametrize("numbers", [x.name for x in list_recipes() if x.kind is not Kind.DATA])
+@pytest.mark.parametrize("data", [x.name for x in list_recipes() if x.kind is not Kind.NUMBERS])
+def test_any_data_recipe_goes_with_any_numbers_recipe(data, numbers, effort):
+    both = load_recipe(f"{data}+{numbers}", effort=effort)
+    assert (both.data, both.numbers) == (data, numbers)
+    assert both.synthesis == load_recipe(data, effort=effort).synthesis
+    assert both.without_statistics == load_recipe(data).without_statistics
+    assert load_recipe(both.name, effort=effort) == both
+
+
+def test_the_halves_of_the_default_need_not_be_said():
+    assert load_recipe("leaves+edgeq") == load_recipe("leaves")
+    assert load_recipe("edgeq+edgeq") == load_recipe("edgeq")
+
+
+@pytest.mark.parametrize("name", ["edgeq+leaves", "leaves+noise"])
+def test_two_halves_of_one_kind_are_refused(name):
+    with pytest.raises(InputError, match="does not name a data recipe and then a numbers") as found:
+        load_recipe(name)
+    assert "DATA+NUMBERS" in found.value.mend
+
+
+@pytest.mark.parametrize("name", ["leaves+", "+edgeq", "leaves+edgeq+edgeq"])
+def test_half_a_name_is_refused(name):
+    with pytest.raises(InputError, match="unknown recipe"):
+        load_recipe(name)
+
+
+def test_the_cost_is_that_of_its_own_half():
+    default, leaves = load_recipe(DEFAULT_RECIPE), load_recipe("leaves")
+    assert default.cost == f"{default.synthesis.cost}, {default.training.cost}"
+    assert leaves.cost == leaves.synthesis.cost == f"{leaves.synthesis.samples} samples"
 
 
 def test_the_default_is_a_recipe_and_all_are_listed():
