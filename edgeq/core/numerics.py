@@ -7,6 +7,8 @@ quantization.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def along_axis(scale: NDArray[np.floating], ndim: int, axis: int) -> NDArray[np.
 
 def quantize(
     x: NDArray[np.floating], scale: NDArray[np.floating], *, low: int, high: int, axis: int = 0
-) -> NDArray[np.int8] | NDArray[np.uint8]:
+) -> NDArray[Any]:
     """Return the codes of `x`: saturate(round_half_even(x / scale)).
 
     Args:
