@@ -198,6 +198,10 @@ def compare(
         "rounds": rounds,
         "load": round(os.getloadavg()[0], 1),
         "files": {name: figures(times, name) for name in files},
+        "against_static": max(
+            round(float(np.median(np.array(times["edgeq"]) / np.array(times[name]))), 3)
+            for name in RIVALS
+        ),
     }
 
 

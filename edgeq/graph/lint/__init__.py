@@ -10,13 +10,13 @@ import onnx
 
 from edgeq.core.specs import TargetCard
 from edgeq.graph.infer_ranks import infer_shapes
-from edgeq.graph.lint import container, formats, forms, fusion, half, pairs, scales
+from edgeq.graph.lint import container, formats, forms, fusion, half, integer, pairs, scales
 from edgeq.graph.lint.check import CHECKS, Check, Finding, LintView, Severity
 from edgeq.graph.lint.container import EXTERNAL_DATA
 
 __all__ = ["CHECKS", "Check", "Finding", "Severity", "lint"]
 
-CHECK_FAMILIES = (container, forms, scales, formats, half, pairs, fusion)
+CHECK_FAMILIES = (container, forms, scales, formats, half, pairs, fusion, integer)
 
 
 def lint(model: onnx.ModelProto, card: TargetCard) -> tuple[Finding, ...]:

@@ -102,7 +102,7 @@ class Check:
     """A registered check: its id, severity, why it matters, how to mend, the function, and where it holds.
 
     Attributes:
-        everywhere: if false the rule is one of TensorRT, and other runtimes do not have it.
+        everywhere: if false the rule is one of `runtime`, and other runtimes do not have it.
     """
 
     name: str
@@ -111,10 +111,11 @@ class Check:
     mend: str
     find: CheckFunction
     everywhere: bool
+    runtime: str = "tensorrt"
 
     def run(self, view: LintView, card: TargetCard) -> Iterator[Finding]:
         """Yield what the check finds."""
-        if not self.everywhere and card.runtime != "tensorrt":
+        if not self.everywhere and card.runtime != self.runtime:
             return
         for node, what in self.find(view, card):
             yield Finding(
@@ -137,6 +138,7 @@ def lint_check(
     mend: str,
     severity: Severity = Severity.ERROR,
     everywhere: bool = False,
+    runtime: str = "tensorrt",
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Return a decorator that files a check under `name`."""
 
@@ -149,6 +151,7 @@ def lint_check(
                 mend=mend,
                 find=function,
                 everywhere=everywhere,
+                runtime=runtime,
             )
         )
         return function

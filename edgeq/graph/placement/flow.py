@@ -215,14 +215,15 @@ def upper_bound(view: GraphView, tensor: str) -> float | None:
     """Return the constant of the Clip that `tensor` comes from, through data movement and pools, or None."""
     while (node := view.producer(tensor)) is not None:
         if node.op_type == "Clip":
-            return _clip_ceiling(view, node)
+            return clip_ceiling(view, node)
         if not _stays_between(view, node):
             return None
         tensor = node.input[0]
     return None
 
 
-def _clip_ceiling(view: GraphView, node: onnx.NodeProto) -> float | None:
+def clip_ceiling(view: GraphView, node: onnx.NodeProto) -> float | None:
+    """Return the upper bound of a Clip; None if it has none, or it is not known."""
     limit = attribute(node, "max")  # before opset 11
     if len(node.input) > 2 and node.input[2]:
         ceiling = view.constant(node.input[2])

@@ -265,7 +265,8 @@ def test_external_data_that_were_not_loaded_are_all_that_is_told(parse_graph, tm
 
 
 def test_every_check_has_a_case():
-    assert {case.check for case in CASES} | {"model.external-data"} == set(CHECKS.names())
+    ours = {name for name in CHECKS.names() if CHECKS.get(name).runtime == CARD.runtime}
+    assert {case.check for case in CASES} | {"model.external-data"} == ours
 
 
 def test_a_sound_graph_has_no_findings(parse_graph):
