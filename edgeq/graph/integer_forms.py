@@ -50,7 +50,9 @@ def _pad_codes(graph: onnx.GraphProto, view: GraphView, pad: onnx.NodeProto) -> 
         value = _zero_point(view, before)
         while len(pad.input) < 3:
             pad.input.append("")
+        padding = pad.input[2]
         pad.input[2] = _add(graph, view, f"{pad.output[0]}/zero", value)
+        remove_unread(graph, [padding] if view.constant_root(padding) == padding else [])
     pad.input[0] = before.input[0]
     _forget(graph, pad.output[0])
     pad.output[0] = after.output[0]

@@ -19,6 +19,7 @@ from edgeq.graph.insert_qdq import insert_qdq
 from edgeq.graph.integer_forms import fit_kernels
 from edgeq.graph.lint import lint
 from edgeq.graph.placement import plan_placement
+from edgeq.graph.unread import names_read
 from edgeq.graph.view import GraphView
 
 CPU = load_card("cpu")
@@ -177,6 +178,12 @@ def test_what_is_written_is_valid_and_passes_the_lint_of_its_target(model):
     written = write(model)
     onnx.checker.check_model(written, full_check=True)
     assert lint(written, CPU) == ()
+
+
+def test_no_constant_is_left_that_nobody_reads(parse_graph):
+    text = NET.replace("int64[8] pads", "float value = {0.0}, int64[8] pads")
+    written = write(parse_graph(text.replace("Pad(r0, pads)", "Pad(r0, pads, value)")))
+    assert {item.name for item in written.graph.initializer} <= names_read(written.graph)
 
 
 def test_a_padding_that_something_else_reads_stays_in_float(parse_graph):
