@@ -16,8 +16,9 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from calib.problem import SynthesisProblem
 from calib.statistics import VARIANCE_FLOOR, measure
-from calib.synthesize import SynthesisProblem, synthesize
+from calib.synthesize import synthesize
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import BNEntry, BNTable, Layout
 from edgeq.teacher.teacher import with_outputs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeq.core.specs import Layout
+
 
 def lowpass(x: Tensor, cutoff: float) -> Tensor:
     """Return `x` with high frequencies damped by exp(-D^2 / (2 r^2)).
@@ -34,3 +36,10 @@ def random_shift(
         return x
     down, right = torch.randint(-largest, largest + 1, (2,), generator=generator).tolist()
     return torch.roll(x, (down, right), axes)
+
+
+def channels_first_filter(x: Tensor, cutoff: float, layout: Layout) -> Tensor:
+    """Return the low-passed pictures, whatever their layout; other inputs are returned as they are."""
+    if layout is Layout.NHWC:
+        return lowpass(x.permute(0, 3, 1, 2), cutoff).permute(0, 2, 3, 1)
+    return lowpass(x, cutoff) if layout is Layout.NCHW else x

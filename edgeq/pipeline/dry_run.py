@@ -110,7 +110,8 @@ def _measure(job: Job) -> tuple[float, float]:
     Each loop is run twice, short and a little longer; the difference is what the steps take without the start.
     """
     from calib.estimate import with_targets
-    from calib.synthesize import SynthesisProblem, synthesize
+    from calib.problem import SynthesisProblem
+    from calib.synthesize import synthesize
     from edgeq.quant.train import TrainingProblem, train_student
 
     full = job.recipe.synthesis

@@ -30,7 +30,8 @@ CODE_SAMPLES = 32
 def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
     from calib.estimate import with_targets
-    from calib.synthesize import SynthesisProblem, synthesize
+    from calib.problem import SynthesisProblem
+    from calib.synthesize import synthesize
     from edgeq.report.preview import preview_png
 
     problem = SynthesisProblem(

@@ -108,7 +108,7 @@ def settle_recipe(
     Raises:
         CalibError: if the recipe needs statistics, there are none, and it names no substitute.
     """
-    from calib.synthesize import no_statistics
+    from calib.problem import no_statistics
 
     if not recipe.synthesis.needs_statistics:
         return recipe, _tell_unused(recipe, statistics)

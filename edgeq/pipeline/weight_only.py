@@ -270,7 +270,7 @@ def _find_samples(specs: Sequence[InputSpec], given: Path | None, *, seed: int) 
     Raises:
         CalibError: if the set cannot be read, or belongs to a model of other inputs.
     """
-    from calib.synthesize import draw_leaves
+    from calib.unoptimised import draw_leaves
 
     if given is None:
         return draw_leaves(specs, count=SAMPLES, seed=seed)

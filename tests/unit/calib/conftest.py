@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from calib.synthesize import SynthesisProblem
+from calib.problem import SynthesisProblem
 from edgeq.core.recipes import SynthesisSpec, load_recipe
 from edgeq.core.specs import InputSpec, Layout
 from edgeq.graph.batchnorm import read_bn_table

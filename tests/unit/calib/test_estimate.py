@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from calib.estimate import table_from_weights, with_targets
+from calib.problem import SynthesisProblem
 from calib.statistics import batch_term, measure, targets_from_table
-from calib.synthesize import SynthesisProblem, synthesize
+from calib.synthesize import synthesize
 from edgeq.core.specs import BNTable, InputSpec, Layout
 from edgeq.teacher.importer import import_teacher
 from edgeq.teacher.teacher import with_outputs

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import calib.synthesize
+import calib.view
+from calib.filters import channels_first_filter
+from calib.problem import no_statistics
 from calib.statistics import batch_term, measure, targets_from_table
-from calib.synthesize import (
-    channels_first_filter,
-    initial_pixels,
-    leaves,
-    no_statistics,
-    synthesize,
-)
+from calib.synthesize import synthesize
 from calib.units import legal_box
+from calib.unoptimised import initial_pixels, leaves
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable, Layout
@@ -141,7 +138,7 @@ def test_the_teacher_sees_the_pictures_and_their_mirror_images(
 ):
     seen = []
     monkeypatch.setattr(
-        calib.synthesize, "random_shift", lambda x, *_, **__: seen.append(x.detach()) or x
+        calib.view, "random_shift", lambda x, *_, **__: seen.append(x.detach()) or x
     )
     spec = make_spec(samples=4, iterations=30, learning_rate=1e-12, lowpass=0.0)
     synthesize(make_problem(layout), spec, seed=0)
