@@ -71,14 +71,21 @@ def read_build(folder: Path) -> BuildRow:
 def read_latency(folder: Path) -> Latency | None:
     """Return the measurement that lies in `folder`, or None where there is none.
 
-    One of two models goes before that of the board, which knows the quantized model alone.
+    Two models in TensorRT go before what the board reports of the quantized one alone, and that before ONNX Runtime: a
+    figure of the device is never hidden behind one of another runtime.
 
     Raises:
         InputError: if it is not what `tools/bench_latency.py --json` writes for two models, or the board reports.
     """
-    path = folder / LATENCY
+    both, device = _read_both(folder / LATENCY), _read_device(folder / DEVICE_REPORT)
+    is_own = both is not None and both.backend.startswith("TensorRT")
+    return both if is_own or device is None else device
+
+
+def _read_both(path: Path) -> Latency | None:
+    """Return what was timed of the float and the quantized model, or None where nothing was."""
     if not path.exists():
-        return _read_device(folder / DEVICE_REPORT)
+        return None
     data = read_json(path)
     try:
         before, after = (float(item["median_ms"]) for item in data["models"])

@@ -52,8 +52,14 @@ def test_what_the_board_measured_is_read_and_has_no_float_figure(tmp_path):
     write_json(tmp_path / "device_report.json", REPORT)
     want = Latency(backend="TensorRT 10.3.0 on Orin", before_ms=None, after_ms=0.5, ratio=None)
     assert read_latency(tmp_path) == want
+
+
+def test_the_devices_figure_is_hidden_by_none_of_another_runtime(tmp_path):
+    write_json(tmp_path / "device_report.json", REPORT)
     write_json(tmp_path / "latency.json", MEASURED)
-    assert read_latency(tmp_path).backend == "ONNX Runtime, CPU"
+    assert read_latency(tmp_path).backend == "TensorRT 10.3.0 on Orin"
+    write_json(tmp_path / "latency.json", {**MEASURED, "backend": "TensorRT 10.3.0, GPU"})
+    assert read_latency(tmp_path).backend == "TensorRT 10.3.0, GPU"
 
 
 @pytest.mark.parametrize("report", [{**REPORT, "passed": False}, {"passed": True}], ids=str)
