@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import onnx
 from onnx import version_converter
 
-from edgeq.core.errors import ModelError, TargetError
+from edgeq.core.errors import ModelError
 from edgeq.core.specs import GraphFlavour, TargetCard
+from edgeq.graph.lower_opset import lower_opset
+from edgeq.graph.read import LoadedModel
 from edgeq.graph.view import GraphView
 
 # Per-channel scales came with opset 13, FP16 scales with opset 19.
@@ -25,11 +29,11 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
     """Return a copy of `model` within the target's opset and IR limits, and one sentence a change.
 
     Raises:
-        TargetError: if the opset is above the target's.
+        TargetError: if the opset is above the target's and cannot be lowered.
         ModelError: if an older opset cannot be converted.
     """
-    findings: list[str] = []
-    require_opset(model, card=card)
+    lowered = lower_opset(model, card.opset_max, reader=_describe_parser(card))
+    model, findings = lowered.model, list(lowered.findings)
     opset = GraphView(model).opset
     is_half = card.flavour is GraphFlavour.FP16_TYPED
     wanted = max(HALF_OPSET if is_half else QDQ_OPSET, card.opset_min)
@@ -48,20 +52,31 @@ def fit_target(model: onnx.ModelProto, *, card: TargetCard) -> tuple[onnx.ModelP
     return fitted, findings + _describe_typing(card)
 
 
-def require_opset(model: onnx.ModelProto, *, card: TargetCard) -> None:
-    """Raise if the target's parser is too old for `model`.
+def fit_opset(loaded: LoadedModel, *, card: TargetCard, newest: int | None = None) -> LoadedModel:
+    """Return `loaded` at an opset that the target's parser takes; the same object where it is at one.
+
+    Args:
+        loaded: the user's model.
+        card: the target.
+        newest: the opset to lower to; the card's newest if None.
 
     Raises:
-        TargetError: if the opset is above the target's.
+        TargetError: if the opset is above the target's and cannot be lowered, see `lower_opset`.
     """
-    opset = GraphView(model).opset
-    if opset > card.opset_max:
-        raise TargetError(
-            f"the model has opset {opset}; '{card.name}' ({card.runtime} {card.runtime_version}) takes up to "
-            f"{card.opset_max}",
-            why="its parser does not know newer operators, and converting down is not safe in general",
-            mend=f"export the model again with opset {card.opset_max}",
-        )
+    version = card.opset_max if newest is None else newest
+    lowered = lower_opset(loaded.model, version, reader=_describe_parser(card))
+    if not lowered.changed:
+        return loaded
+    return dataclasses.replace(
+        loaded,
+        model=lowered.model,
+        inferred=onnx.shape_inference.infer_shapes(lowered.model, data_prop=True),
+        findings=(*loaded.findings, *lowered.findings),
+    )
+
+
+def _describe_parser(card: TargetCard) -> str:
+    return f"'{card.name}' ({card.runtime} {card.runtime_version})"
 
 
 def _describe_typing(card: TargetCard) -> list[str]:

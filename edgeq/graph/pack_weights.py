@@ -177,12 +177,17 @@ def _describe_blocks(size: int, block: int) -> str:
     return f"--block {shorter} would divide them (not known to run in TensorRT)"
 
 
+def newest_packed_opset(card: TargetCard) -> int:
+    """Return the newest opset of a file with INT4 weights that the target takes."""
+    return max(PACKED_OPSET, card.opset_max)
+
+
 def _fit(model: onnx.ModelProto, card: TargetCard) -> tuple[onnx.ModelProto, list[str]]:
-    opset = GraphView(model).opset
-    if opset > max(PACKED_OPSET, card.opset_max) or card.ir_max < PACKED_IR:
+    opset, newest = GraphView(model).opset, newest_packed_opset(card)
+    if opset > newest or card.ir_max < PACKED_IR:
         raise TargetError(
-            f"the model has opset {opset}; '{card.name}' takes INT4 weights up to {max(PACKED_OPSET, card.opset_max)}",
-            why="its parser does not know newer operators, and converting down is not safe in general",
+            f"the model has opset {opset}; '{card.name}' takes INT4 weights up to {newest}",
+            why="its parser does not know newer operators",
             mend=f"export the model again with opset {PACKED_OPSET} or lower",
         )
     findings = []

@@ -52,6 +52,14 @@ def round_half(model: onnx.ModelProto) -> PassResult:
     return PassResult(model=wide, changed=True, touched=tuple(rounded))
 
 
+def without_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` as ONNX Runtime's Python interface can run it: without bfloat16, which numpy lacks.
+
+    Float16 in such a file is rounded by Casts too; a model without bfloat16 is returned as it is.
+    """
+    return round_half(model).model if "bfloat16" in find_half_types(model) else model
+
+
 def _round(source: str, target: str, kind: int, used: set[str]) -> list[onnx.NodeProto]:
     middle = unique_name(f"{target}/{HALF[kind]}", used)
     return [

@@ -56,7 +56,7 @@ def run_explain(options: BuildOptions) -> Explanation:
     """
     from deploy.cards import Capability, load_card, require_capability
     from deploy.flavours import choose_flavour
-    from edgeq.graph.fit_target import require_opset
+    from edgeq.graph.fit_target import fit_opset
     from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.graph.read import has_qdq, load_any_model
     from edgeq.graph.regions import predict_regions
@@ -76,7 +76,7 @@ def run_explain(options: BuildOptions) -> Explanation:
     options = settle_flavour(options, card)
     loaded, reports = read_model(options)
     card = choose_flavour(card, options.flavour, half_types=loaded.half_types)
-    require_opset(loaded.model, card=card)
+    loaded = fit_opset(loaded, card=card)
     placed = place(options, card, loaded, [report.spec for report in reports])
     written = insert_qdq(
         placed.model, placed.plan, blank_values(placed.model, placed.plan), card=card

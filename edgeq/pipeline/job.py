@@ -77,7 +77,7 @@ class Job:
         options: what was asked.
         card: the target, with the flavour of the graph that is written.
         recipe: with the figures of the effort and of --set.
-        loaded: the user's model.
+        loaded: the user's model, at an opset that the target takes.
         inputs: its inputs in file order, and how their preprocessing was chosen.
         teacher: of the model as it is, BatchNormalization kept; it runs any batch size.
         proof: that the teacher computes what ONNX Runtime computes.
@@ -168,11 +168,11 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     """
     from deploy.cards import Capability, load_card, require_capability
     from deploy.flavours import choose_flavour
-    from edgeq.graph.fit_target import require_opset
-    from edgeq.graph.round_half import round_half
+    from edgeq.graph.fit_target import fit_opset
+    from edgeq.graph.round_half import without_bfloat16
     from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
-    from edgeq.teacher.proof import prove_equal, require_any_batch
+    from edgeq.teacher.proof import prove_equal, require_any_batch, require_same
 
     progress = progress or NoProgress()
     card = load_card(options.target)
@@ -183,16 +183,17 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     loaded, reports = read_model(options)
     specs = [report.spec for report in reports]
     card = choose_flavour(card, options.flavour, half_types=loaded.half_types)
-    require_opset(loaded.model, card=card)
+    original, loaded = loaded, fit_opset(loaded, card=card)
     progress.advance()
     progress.finish(f"{len(loaded.model.graph.node)} nodes, input {_describe_inputs(reports)}")
     teacher = free_batch(import_teacher(loaded.inferred), specs)
     outputs = _run_once(teacher, specs)
     if options.eval_path is not None:
         _require_pictures(options.eval_path, specs, outputs)
-    # ONNX Runtime neither takes nor gives bfloat16 arrays: a border of it is proved with its roundings in float32.
-    provable = round_half(loaded.model).model if "bfloat16" in loaded.half_types else loaded.model
+    provable = without_bfloat16(loaded.model)
     proof = prove_equal(teacher, provable, specs, seed=options.seed, progress=progress)
+    if loaded is not original:
+        require_same(without_bfloat16(original.model), provable, specs, seed=options.seed)
     if specs[0].batch:
         require_any_batch(teacher, specs, seed=options.seed)
     progress.start("statistics", 1, "table")

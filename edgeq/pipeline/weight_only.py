@@ -65,9 +65,12 @@ def run_weight_only(
     """
     from deploy.bundle import write_bundle
     from deploy.cards import Capability, load_card, require_capability
+    from edgeq.graph.fit_target import fit_opset
     from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
-    from edgeq.graph.pack_weights import find_matrices, pack_weights
+    from edgeq.graph.pack_weights import find_matrices, newest_packed_opset, pack_weights
+    from edgeq.graph.round_half import without_bfloat16
+    from edgeq.teacher.proof import require_same
 
     progress = progress or NoProgress()
     card = load_card(options.target)
@@ -76,6 +79,10 @@ def run_weight_only(
     loaded, reports = read_model(options)
     card = _choose_typing(card, options, loaded)
     specs = [report.spec for report in reports]
+    original, loaded = loaded, fit_opset(loaded, card=card, newest=newest_packed_opset(card))
+    if loaded is not original:
+        before, after = (without_bfloat16(item.model) for item in (original, loaded))
+        require_same(before, after, specs, seed=options.seed)
     sample_set = _find_samples(specs, samples, seed=options.seed)
     folded = fold_constants(loaded.model).model
     sites, untouched = find_matrices(infer_shapes(folded), block=block)

@@ -326,9 +326,19 @@ def test_an_old_operator_that_cannot_be_raised_is_told(parse_graph):
         insert_qdq(model, empty, QuantizedValues(scales={}, codes={}, floats={}), card=CARD)
 
 
-def test_an_opset_above_the_targets_is_refused(parse_graph):
+def test_an_opset_above_the_targets_is_lowered_where_it_means_the_same(parse_graph):
+    text = '<ir_version: 10, opset_import: ["" : 22]> g (float[N,2] x) => (float[N,2] y) { y = Elu(x) }'
+    model = parse_graph(text)
+    plan = QuantPlan(target="jetson-orin", bits="w8a8", decisions=())
+    values = QuantizedValues(scales={}, codes={}, floats={})
+    result = insert_qdq(model, plan, values, card=CARD)
+    assert result.model.opset_import[0].version == 20
+    assert result.findings[0].startswith("opset 22 was lowered to 20")
+
+
+def test_an_opset_above_the_targets_is_refused_where_an_operator_is_new(parse_graph):
     model = parse_graph(
-        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'
+        '<ir_version: 12, opset_import: ["" : 24]> g (float[N,2] x) => (float[N,2] y) { y = Swish(x) }'
     )
     with pytest.raises(TargetError, match="takes up to 20") as caught:
         insert_qdq(model, make_plan(model), make_values(model, make_plan(model)), card=CARD)
