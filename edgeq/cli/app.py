@@ -6,6 +6,7 @@ of `edgeq.core.errors`; in addition 2 for wrong usage, 70 for a fault of ours an
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 import traceback
@@ -31,7 +32,7 @@ from edgeq.cli.report import report
 from edgeq.cli.synth import synth
 from edgeq.cli.targets import targets
 from edgeq.cli.weight_only import weight_only
-from edgeq.core.errors import EdgeqBug, EdgeqError
+from edgeq.core.errors import EdgeqBug, EdgeqError, InputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -107,9 +108,21 @@ def main() -> NoReturn:
         say(f"error: {error}")
         sys.exit(error.exit_code)
     except Exception as error:  # the last line of defence: whatever comes here is a fault of ours
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            say(f"error: {_describe_full_disk(error)}")
+            sys.exit(InputError.exit_code)
         say(_describe_fault(error))
         sys.exit(EdgeqBug.exit_code)
     sys.exit(0)
+
+
+def _describe_full_disk(error: OSError) -> InputError:
+    """Return the message where standard output, or the folder for temporary files, has no room."""
+    return InputError(
+        f"no room to write {error.filename or 'the result'}",
+        why=f"a file system or a quota is full ({error.strerror}); finished stages of a build are kept",
+        mend="free some space where standard output goes, and in the folder for temporary files (TMPDIR)",
+    )
 
 
 def _describe_fault(error: Exception) -> str:

@@ -8,6 +8,9 @@ it never claims what is not on disk.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +29,9 @@ SCHEMA = 1
 
 # What a killed run leaves of a file (`core.files`) or a folder (`deploy.bundle`) that it was writing or replacing.
 _LEFTOVERS = (".*.part", ".bundle.old")
+
+# How a file system says that it cannot lock a folder.
+_NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +67,9 @@ class Workspace:
         self.folder = folder
         self._identity = identity
         self._stages: dict[str, Any] = {}
+        self._overwrite = overwrite
         self._replaces = False
-        try:
-            self._inspect(overwrite=overwrite)
-        except OSError as error:
-            raise _unusable(folder, error) from error
+        self._inspect()
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -74,20 +78,24 @@ class Workspace:
         Another build is deleted (`overwrite` allowed it), and so is what a killed run was writing.
 
         Raises:
-            InputError: if the folder cannot be written.
+            InputError: if the folder cannot be written, or another run is at work in it.
         """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        try:
-            self._clear()
-            if not (self.folder / MANIFEST).is_file():
-                self._write_manifest()
-            yield
-        finally:
-            if not self._stages:
-                with suppress(OSError):  # what cannot be removed must not hide why the run ended
-                    _empty(self.folder)
-                    for path in made:
-                        path.rmdir()
+        with _locked(self.folder):
+            self._inspect()  # another run may have ended since the first look
+            try:
+                self._clear()
+                if not (self.folder / MANIFEST).is_file():
+                    self._write_manifest()
+                yield
+            finally:
+                if not self._stages:
+                    with suppress(
+                        OSError
+                    ):  # what cannot be removed must not hide why the run ended
+                        _empty(self.folder)
+                        for path in made:
+                            path.rmdir()
 
     def run(self, stage: Stage, progress: Progress) -> None:
         """Run `stage`, or keep its files if it is finished for the same inputs; `progress` is told of the latter."""
@@ -119,8 +127,14 @@ class Workspace:
         """Return how long each stage took when it ran."""
         return {stage: record["seconds"] for stage, record in self._stages.items()}
 
-    def _inspect(self, *, overwrite: bool) -> None:
+    def _inspect(self) -> None:
         """Read what the folder holds, or raise."""
+        try:
+            self._read_folder()
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+
+    def _read_folder(self) -> None:
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
@@ -143,7 +157,7 @@ class Workspace:
             )
         if data["schema"] == SCHEMA and data["build"] == self._identity:
             self._stages = data["stages"]
-        elif overwrite:
+        elif self._overwrite:
             self._replaces = True
         else:
             raise InputError(
@@ -173,6 +187,42 @@ class Workspace:
             (self.folder / name).is_file() and digest_file(self.folder / name) == digest
             for name, digest in files.items()
         )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold its lock for the block; the system takes it back when a process ends, however that ends.
+
+    Some file systems (NFS) have no lock on a folder: there, runs are the user's to keep apart.
+
+    Raises:
+        InputError: if the folder cannot be made, or another run holds the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            "another run of edgeq is at work in the output folder",
+            why="two would overwrite each other's files",
+            mend="wait until it has ended, or choose another --out",
+            path=folder,
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _unusable(folder, error) from error
 
 
 def _is_manifest(data: Any) -> TypeGuard[dict[str, Any]]:

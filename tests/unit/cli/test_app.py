@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -131,6 +132,18 @@ def test_a_fault_of_ours_ends_with_70_and_keeps_the_trace(
     (trace,) = tmp_path.glob("edgeq-fault-*.txt")
     assert f"report it, with this file: {trace}" in done.err
     assert "Traceback" in trace.read_text()
+
+
+def test_a_full_disk_behind_standard_output_is_no_fault_of_ours(
+    edgeq: Any, pipeline: Any, tmp_path: Path
+) -> None:
+    pipeline.answer = raising(OSError(errno.ENOSPC, "No space left on device"))
+    done = edgeq(*BUILD)
+    assert (done.code, done.out) == (3, "")
+    assert (
+        "error: no room to write the result\n  why:  a file system or a quota is full" in done.err
+    )
+    assert not list(tmp_path.glob("edgeq-fault-*.txt"))
 
 
 def test_an_interrupt_ends_with_130_and_says_that_a_build_resumes(

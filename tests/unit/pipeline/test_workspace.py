@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +141,46 @@ def test_a_failing_stage_leaves_the_finished_ones(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_which_the_first_stage_was_killed_is_taken_over(tmp_path: Path) -> None:
-    killed = Workspace(tmp_path, BUILD, overwrite=False).claimed()
-    killed.__enter__()  # never left, as in a killed process
-    (tmp_path / "half").write_bytes(b"")
+    child = os.fork()
+    if child == 0:
+        with Workspace(tmp_path, BUILD, overwrite=False).claimed():
+            (tmp_path / "half").write_bytes(b"")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert names_in(tmp_path) == {"manifest.json", "half"}
+    assert run(tmp_path) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("identity", [BUILD, OTHER])
+def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(
+    tmp_path: Path, identity: dict[str, Any]
+) -> None:
+    run(tmp_path)
+    with Workspace(tmp_path, BUILD, overwrite=False).claimed():
+        (tmp_path / ".a.x1y2.part").write_bytes(b"")
+        before = names_in(tmp_path)
+        second = Workspace(tmp_path, identity, overwrite=True)
+        with pytest.raises(InputError, match="another run of edgeq is at work"), second.claimed():
+            pass
+        assert names_in(tmp_path) == before
+    assert run(tmp_path) == []
+
+
+def test_what_another_run_finished_since_the_first_look_is_kept(tmp_path: Path) -> None:
+    work = Workspace(tmp_path, BUILD, overwrite=False)
+    run(tmp_path)
+    with work.claimed():
+        work.run(Stage(name="a", produce=fails), NoProgress())
+    assert run(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(handle: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
     assert run(tmp_path) == ["a", "b", "c"]
 
 
