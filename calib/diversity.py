@@ -43,3 +43,46 @@ def spectral_gram_term(x: Tensor, noise: Spectrum) -> Tensor:
     alignment = (found.vectors * noise.vectors).sum(0).abs()
     gap = (found.values - noise.values).square().mean()
     return (1e-4 * gap + (weights * (1 - alignment)).mean()).float()
+
+
+def margin_term(features: Tensor, centres: Tensor, *, low: float, high: float) -> Tensor:
+    """Return mean_i [ max(low - d_i, 0) + max(d_i - high, 0) ], d_i = 1 - cos(f_i, c_i); [].
+
+    Samples stay neither too near to the centre of their class, nor too far from it.
+
+    Args:
+        features: f, [N, F], what enters the classifier.
+        centres: c, [N, F], the mean feature of earlier samples of the same class; a row of NaN where there are none,
+            whose sample takes no part.
+        low: least cosine distance, 0..2.
+        high: largest.
+
+    Source: block E2, the marginal distance constraint of IntraQ (Zhong et al., CVPR 2022).
+    """
+    known = centres.isfinite().all(1)
+    if not known.any():
+        return features.sum() * 0
+    cosines = torch.nn.functional.cosine_similarity(features[known], centres[known], dim=1)
+    distance = 1 - cosines
+    return ((low - distance).clamp_min(0) + (distance - high).clamp_min(0)).mean()
+
+
+class ClassCentres:
+    """The mean feature of the finished samples of each class."""
+
+    def __init__(self, classes: int) -> None:
+        self._sums: Tensor | None = None
+        self._counts = torch.zeros(classes)
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Count in the features [N, F] of finished samples of the classes `labels` [N]."""
+        if self._sums is None:
+            self._sums = torch.zeros(len(self._counts), features.shape[1])
+        self._sums.index_add_(0, labels, features.detach().float())
+        self._counts += torch.bincount(labels, minlength=len(self._counts))
+
+    def of(self, labels: Tensor) -> Tensor | None:
+        """Return the centre of each label, [N, F], NaN for a class without samples; None before the first."""
+        if self._sums is None:
+            return None
+        return self._sums[labels] / self._counts[labels, None]

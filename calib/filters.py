@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,28 @@ def channels_first_filter(x: Tensor, cutoff: float, layout: Layout) -> Tensor:
     if layout is Layout.NHWC:
         return lowpass(x.permute(0, 3, 1, 2), cutoff).permute(0, 2, 3, 1)
     return lowpass(x, cutoff) if layout is Layout.NCHW else x
+
+
+def random_crops(x: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """Return a crop of each picture, scaled back to the full size, mirrored every other time.
+
+    Args:
+        x: [N, C, H, W].
+        smallest: least share of the area; the share is uniform from it to 1, the aspect 3/4 to 4/3, evenly on the
+            logarithm, and no side is longer than the picture's.
+        generator: of each picture's own crop.
+
+    Source: block D3, the local object reinforcement of IntraQ (Zhong et al., CVPR 2022); also HAST and SynQ.
+    """
+    count = len(x)
+    area, aspect, across, down, mirrored = torch.rand(5, count, generator=generator)
+    area = smallest + (1 - smallest) * area
+    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))
+    width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
+    frames = torch.zeros(count, 2, 3)
+    frames[:, 0, 0] = torch.where(mirrored < 0.5, -width, width)
+    frames[:, 0, 2] = (2 * across - 1) * (1 - width)
+    frames[:, 1, 1] = height
+    frames[:, 1, 2] = (2 * down - 1) * (1 - height)
+    places = torch.nn.functional.affine_grid(frames.to(x), list(x.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(x, places, padding_mode="border", align_corners=False)

@@ -30,7 +30,8 @@ class LayerStatistics:
 
     Attributes:
         mean, std: [C], float32.
-        mean_slack, std_slack: deviations, relative to std, that cost nothing.
+        mean_slack, std_slack: deviations that cost nothing, in the unit of the distance: relative to std, or that of
+            the activation.
     """
 
     mean: Tensor
@@ -149,22 +150,36 @@ def batch_term(
     targets: Sequence[LayerStatistics],
     *,
     distance: Callable[[Tensor, Tensor, LayerStatistics], Tensor] = deviation,
+    weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """Return the mean over layers of the batch's `distance` from the target; []."""
+    """Return the mean over layers of the batch's `distance` from the target; [].
+
+    Args:
+        moments: of each layer.
+        targets: of each layer.
+        distance: one of `calib.distances`.
+        weights: a factor for each layer (block A9: TexQ, shallow layers less than deep ones), or None for 1.
+    """
     losses = [distance(m.mean, m.var, t) for m, t in zip(moments, targets, strict=True)]
+    if weights is not None:
+        losses = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
     return torch.stack(losses).mean()
 
 
 def sample_term(
-    moments: Sequence[Moments], targets: Sequence[LayerStatistics], *, enhancement: float
+    moments: Sequence[Moments],
+    targets: Sequence[LayerStatistics],
+    *,
+    enhancement: float,
+    distance: Callable[[Tensor, Tensor, LayerStatistics], Tensor] = deviation,
 ) -> Tensor:
-    """Return the mean over layers and samples of each sample's deviation, one layer a sample enhanced; [].
+    """Return the mean over layers and samples of each sample's `distance`, one layer a sample enhanced; [].
 
     Sample i pays layer (i mod L) `enhancement` times, every other layer once: the layerwise sample enhancement of DSG
     with its (I + 1 1^T) for enhancement 2, for any batch size. Layers without positions take no part.
     """
     rows = [
-        deviation(m.sample_mean, m.sample_var, t)
+        distance(m.sample_mean, m.sample_var, t)
         for m, t in zip(moments, targets, strict=True)
         if m.sample_mean is not None and m.sample_var is not None
     ]
@@ -183,7 +198,11 @@ def sample_term(
 
 
 def with_slack(
-    targets: Sequence[LayerStatistics], noise: Sequence[Moments], *, quantile: float
+    targets: Sequence[LayerStatistics],
+    noise: Sequence[Moments],
+    *,
+    quantile: float,
+    relative: bool = True,
 ) -> list[LayerStatistics]:
     """Return the targets with DSG's slack: the `quantile` over channels of the deviation that noise shows.
 
@@ -191,11 +210,13 @@ def with_slack(
         targets: without slack.
         noise: the moments of the same layers on N(0, 1) inputs.
         quantile: 0.9 in the paper; one slack for means and one for standard deviations a layer.
+        relative: give it relative to the layer's standard deviation, else in the unit of the activation (the paper).
     """
     relaxed = []
     for target, moments in zip(targets, noise, strict=True):
         mean, std = moments.mean, (moments.var + VARIANCE_FLOOR).sqrt()
-        gaps = [(mean - target.mean).abs() / target.std, (std - target.std).abs() / target.std]
+        unit = target.std if relative else torch.ones_like(target.std)
+        gaps = [(mean - target.mean).abs() / unit, (std - target.std).abs() / unit]
         mean_slack, std_slack = (float(torch.quantile(gap, quantile)) for gap in gaps)
         relaxed.append(
             LayerStatistics(

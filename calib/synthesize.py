@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calib.pixels import PixelLoop
+from calib.centres import count_steps, find_centres
+from calib.loop import Loop
 from calib.problem import SynthesisProblem, collect_samples, no_statistics
+from calib.terms import Terms
 from calib.units import standardise
-from calib.unoptimised import take_unoptimised
+from calib.unoptimised import answer, take_unoptimised
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import SampleSet
@@ -38,7 +40,8 @@ def synthesize(
 
     Returns:
         samples: `spec.samples` rounded up to whole batches, [N, *shape] an input, of its type, inside the legal box.
-        labels: classes in turn, or None where the output is no classifier.
+        labels: classes in turn, or the teacher's answers where the recipe asks for no classes; None where the output
+            is no classifier.
         history: the terms at each iteration, means over the batches; empty where nothing is optimised.
 
     Raises:
@@ -54,19 +57,22 @@ def synthesize(
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     if not problem.table.entries and spec.targets == "recorded":
         raise no_statistics()
-    if not problem.table.entries and (problem.classes is None or spec.label == 0):
-        spec = dataclasses.replace(spec, source=spec.start)
+    if not problem.table.entries and (problem.classes is None or not spec.wants_classes):
+        source = "leaves" if spec.start == "leaves" else "noise"
+        spec = dataclasses.replace(spec, source=source)
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
-    loop = PixelLoop(problem, spec, seed=seed)
-    progress.start("synthesize", batches * spec.iterations, "step")
+    steps = batches * spec.iterations + count_steps(problem, spec)
+    progress.start("synthesize", steps, "step")
+    centres = find_centres(problem, spec, seed=seed, progress=progress)
+    loop = Loop(problem, spec, Terms(problem, spec, seed=seed, centres=centres), seed=seed)
     samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
     histories: list[list[dict[str, float]]] = []
     for index in range(batches):
-        wanted = loop.labels(index)
+        wanted = _labels(problem, spec, index)
         x, history = loop.run(index, wanted, progress)
         samples.append(x)
-        labels.append(wanted)
+        labels.append(wanted if spec.wants_classes else answer(problem, x))
         histories.append(history)
     classes = torch.cat(labels) if problem.classes is not None else None
     terms = histories[-1][-1]
@@ -76,12 +82,19 @@ def synthesize(
     return result
 
 
+def _labels(problem: SynthesisProblem, spec: SynthesisSpec, batch: int) -> Tensor:
+    """Return the classes of one batch, taken in turn: [batch], int64."""
+    start = batch * spec.batch
+    return torch.arange(start, start + spec.batch) % (problem.classes or 1)
+
+
 def _mean_history(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """Return the terms at each iteration and their sum, means over the batches."""
     means = []
     for step, entries in enumerate(zip(*histories, strict=True)):
         terms = {
-            name: math.fsum(item[name] for item in entries) / len(entries) for name in entries[0]
+            name: math.fsum(item.get(name, 0.0) for item in entries) / len(entries)
+            for name in dict.fromkeys(name for item in entries for name in item)
         }
         means.append({"step": float(step), **terms, "loss": math.fsum(terms.values())})
     return means

@@ -3,39 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from calib.diversity import Spectrum, gram_spectrum, spectral_gram_term
+from calib.centres import Centres
+from calib.distances import DISTANCES, sum_channels
+from calib.diversity import (
+    ClassCentres,
+    Spectrum,
+    gram_spectrum,
+    margin_term,
+    spectral_gram_term,
+)
+from calib.labels import draw_confidence, hard_cross_entropy, soft_inception
+from calib.priors import image_norm, image_statistics, total_variation
 from calib.problem import SynthesisProblem
 from calib.statistics import (
     LayerStatistics,
+    Moments,
     batch_term,
-    deviation,
     measure,
-    pooled_deviation,
     sample_term,
     targets_from_table,
     with_slack,
 )
+from calib.swing import add_swing
+from calib.view import as_nchw
+from edgeq.core.errors import CalibError
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.seeds import derive_seed
-from edgeq.teacher.teacher import with_outputs
+from edgeq.core.specs import Layout
+from edgeq.teacher.teacher import Teacher, with_outputs
 
 # How many noise images set the slack. The paper is recalled to use 1,024; the quantile over channels is stable to 1 %
 # from 128 on.
 SLACK_SAMPLES = 256
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the samples of one batch are to be.
+
+    Attributes:
+        labels: [N], int64.
+        confidence: of the soft inception loss, [N]; or None.
+        centres: mean features of earlier samples of each class, [N, F]; or None.
+    """
+
+    labels: Tensor
+    confidence: Tensor | None = None
+    centres: Tensor | None = None
+
+
 class Terms:
     """The loss of one run; what stays the same for all its batches is computed once."""
 
-    def __init__(self, problem: SynthesisProblem, spec: SynthesisSpec, *, seed: int) -> None:
+    def __init__(
+        self,
+        problem: SynthesisProblem,
+        spec: SynthesisSpec,
+        *,
+        seed: int,
+        centres: Centres | None = None,
+    ) -> None:
         self._problem = problem
         self._spec = spec
         self._seed = seed
-        self._module = with_outputs(problem.teacher, [e.tensor for e in problem.table.entries])
+        self._centres = centres
+        captured = [entry.tensor for entry in problem.table.entries]
+        self._layers = len(captured)
+        self._features: ClassCentres | None = None
+        if spec.margin > 0 and problem.classes is not None:
+            self._features = ClassCentres(problem.classes)
+            captured.append(classifier_input(problem.teacher))
+        self._module = with_outputs(problem.teacher, captured)
+        add_swing(self._module, spec.swing, self._generator("swing"))
+        distance = DISTANCES[spec.distance]
+        self._distance = sum_channels(distance) if spec.sum_channels else distance
+        self._factor = self._layers if spec.sum_layers else 1
         self._targets = targets_from_table(problem.table)
         self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
@@ -43,34 +90,96 @@ class Terms:
             noise = self._noise(SLACK_SAMPLES, "slack")
             with torch.no_grad():
                 _, activations = self._module(*noise)
-            moments = [measure(a) for a in activations]
-            self._relaxed = with_slack(self._targets, moments, quantile=spec.slack_quantile)
+            moments = [measure(a) for a in activations[: self._layers]]
+            self._relaxed = with_slack(
+                self._targets,
+                moments,
+                quantile=spec.slack_quantile,
+                relative=spec.distance == "relative",
+            )
 
-    def weigh(self, x: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss, each []."""
-        spec = self._spec
+    def want(self, batch: int, labels: Tensor) -> Wanted:
+        """Return what the samples of one batch, of the classes `labels` [N], are to be."""
+        confidence = None
+        if self._spec.soft_inception > 0:
+            generator = self._generator("confidence", str(batch))
+            confidence = draw_confidence(len(labels), self._spec.soft_inception_low, generator)
+        centres = self._features.of(labels) if self._features is not None else None
+        return Wanted(labels=labels, confidence=confidence, centres=centres)
+
+    def keep(self, x: Sequence[Tensor], labels: Tensor) -> None:
+        """Remember the features of finished samples, which later ones keep their distance from."""
+        if self._features is not None:
+            with torch.no_grad():
+                self._features.add(self._module(*x)[1][-1].flatten(1), labels)
+
+    def weigh(self, x: Sequence[Tensor], wanted: Wanted) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss, each []; those of weight 0 are left out."""
         outputs, activations = self._module(*x)
-        moments = [measure(a) for a in activations]
+        terms = self._statistics_terms([measure(a) for a in activations[: self._layers]], wanted)
+        terms |= self._picture_terms(x)
+        if self._problem.classes is not None:
+            terms |= self._label_terms(outputs[0], wanted)
+        if wanted.centres is not None:
+            spec = self._spec
+            found = margin_term(
+                activations[-1].flatten(1),
+                wanted.centres,
+                low=spec.margin_low,
+                high=spec.margin_high,
+            )
+            terms["margin"] = spec.margin * found
+        return terms
+
+    def _statistics_terms(self, moments: Sequence[Moments], wanted: Wanted) -> dict[str, Tensor]:
+        spec = self._spec
         terms = {}
         if moments:
-            distance = pooled_deviation if spec.targets == "weights" else deviation
-            term = batch_term(moments, self._targets, distance=distance)
-            terms["statistics"] = spec.batch_statistics * term
-        has_positions = any(m.sample_mean is not None for m in moments)
-        if spec.sample_statistics > 0 and has_positions:
-            terms["sample"] = spec.sample_statistics * sample_term(
-                moments, self._relaxed, enhancement=spec.enhancement
+            found = batch_term(moments, self._targets, distance=self._distance)
+            terms["statistics"] = spec.batch_statistics * self._factor * found
+        if spec.sample_statistics > 0 and any(m.sample_mean is not None for m in moments):
+            found = sample_term(
+                moments, self._relaxed, enhancement=spec.enhancement, distance=self._distance
             )
+            terms["sample"] = spec.sample_statistics * self._factor * found
+        if self._centres is not None:
+            found = self._centres.term(moments, wanted.labels, pooled=spec.centres == "pooled")
+            terms["centre"] = spec.centre_statistics * found
+        return terms
+
+    def _picture_terms(self, x: Sequence[Tensor]) -> dict[str, Tensor]:
+        spec = self._spec
+        terms = {}
         rows = torch.cat([item.flatten(1) for item in x], 1)
         # Samples that are more than their values have no spectrum that could be followed: eigenvalues repeat.
         if spec.decorrelation > 0 and rows.shape[1] >= rows.shape[0]:
-            weight = spec.decorrelation / max(1, len(activations))
+            weight = spec.decorrelation / max(1, self._layers)
             spectrum = self._noise_spectrum(len(rows))
             terms["decorrelation"] = weight * spectral_gram_term(rows, spectrum)
-        if self._problem.classes is not None and spec.label > 0:
-            terms["label"] = spec.label * torch.nn.functional.cross_entropy(
-                outputs[0].float(), labels
-            )
+        pictures = [
+            as_nchw(item, own.layout)
+            for item, own in zip(x, self._problem.inputs, strict=True)
+            if own.layout is not Layout.OTHER
+        ]
+        priors = (
+            ("image", spec.image_statistics, image_statistics),
+            ("variation", spec.total_variation, total_variation),
+            ("norm", spec.image_norm, image_norm),
+        )
+        for name, weight, prior in priors:
+            if weight > 0 and pictures:
+                terms[name] = weight * torch.stack([prior(item) for item in pictures]).sum()
+        return terms
+
+    def _label_terms(self, logits: Tensor, wanted: Wanted) -> dict[str, Tensor]:
+        spec = self._spec
+        terms = {}
+        if spec.label > 0:
+            found = hard_cross_entropy(logits, wanted.labels, power=spec.label_power)
+            terms["label"] = spec.label * found
+        if wanted.confidence is not None:
+            found = soft_inception(logits, wanted.labels, wanted.confidence)
+            terms["confidence"] = spec.soft_inception * found
         return terms
 
     def _noise_spectrum(self, count: int) -> Spectrum:
@@ -82,6 +191,31 @@ class Terms:
 
     def _noise(self, count: int, purpose: str) -> list[Tensor]:
         """Return N(0, 1) values of every input."""
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "synthesize", purpose))
+        generator = self._generator(purpose)
         shapes = [own.shape for own in self._problem.inputs]
         return [torch.randn(count, *shape, generator=generator) for shape in shapes]
+
+    def _generator(self, *names: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self._seed, "synthesize", *names))
+
+
+def classifier_input(teacher: Teacher) -> str:
+    """Return the tensor that enters the last layer with weights before the first output: the samples' features.
+
+    Raises:
+        CalibError: if no such layer is found.
+    """
+    names = {node: tensor for tensor, node in teacher.fx_node_of.items()}
+    (end,) = [node for node in teacher.module.graph.nodes if node.op == "output"]
+    waiting = [end.all_input_nodes[0]]
+    while waiting:
+        node = waiting.pop()
+        before = [item for item in node.all_input_nodes if item.op != "get_attr"]
+        if node.meta.get("onnx_op") in {"Gemm", "MatMul", "Conv"} and before:
+            return names[before[0].name]
+        waiting.extend(before[:1])
+    raise CalibError(
+        "no layer was found that gives the class scores",
+        why="the margin term keeps its distances between what enters that layer",
+        mend="pass --set synthesis.margin=0",
+    )

@@ -27,6 +27,8 @@ def initial_pixels(spec: SynthesisSpec, own: InputSpec, generator: torch.Generat
     if spec.start == "leaves":
         return leaves(own, spec.batch, generator, spread=spec.colour_spread)
     noise = torch.randn(spec.batch, *own.shape, generator=generator)
+    if spec.start == "white":
+        return noise
     smooth = channels_first_filter(noise, INITIAL_CUTOFF, own.layout)
     return smooth / smooth.std()
 
@@ -99,13 +101,20 @@ def take_unoptimised(
             else:
                 x = torch.randn(spec.batch, *own.shape, generator=generator)
             made.append(torch.maximum(torch.minimum(x, high), low))
-        # These were made for no class; the teacher's own answer is the only label that they can have.
         if problem.classes is not None:
-            with torch.no_grad():
-                labels.append(problem.teacher.module(*made)[0].argmax(-1))
+            labels.append(answer(problem, made))
         samples.append(made)
         progress.advance()
     wanted = torch.cat(labels) if labels else None
     result = collect_samples(units, samples, wanted, spec, seed, {}, [])
     progress.finish(f"{len(result)} samples of {spec.source}")
     return result
+
+
+def answer(problem: SynthesisProblem, x: Sequence[Tensor]) -> Tensor:
+    """Return the teacher's classes [N] of samples that were made for none, [] where the output is no classifier."""
+    if problem.classes is None:
+        return torch.empty(0)
+    with torch.no_grad():
+        found: Tensor = problem.teacher.module(*x)[0].argmax(-1)
+    return found

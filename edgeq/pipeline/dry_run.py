@@ -109,6 +109,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     Each loop is run twice, short and a little longer; the difference is what the steps take without the start.
     """
+    from calib.centres import count_steps
     from calib.estimate import with_targets
     from calib.problem import SynthesisProblem
     from calib.synthesize import synthesize
@@ -120,7 +121,7 @@ def _measure(job: Job) -> tuple[float, float]:
     )
 
     def make(steps: int) -> SampleSet:
-        short = dataclasses.replace(full, samples=full.batch, iterations=steps)
+        short = dataclasses.replace(full, samples=full.batch, iterations=steps, centre_iterations=1)
         return synthesize(problem, short, seed=job.options.seed)
 
     samples, synthesis_s = job.given, 0.0
@@ -128,7 +129,9 @@ def _measure(job: Job) -> tuple[float, float]:
         problem = with_targets(problem, full, seed=job.options.seed)
         samples = make(1)
         batches = -(-full.samples // full.batch)
-        steps = batches * full.iterations if full.source == "optimise" else 1
+        steps = 1
+        if full.source == "optimise":
+            steps = batches * full.iterations + count_steps(problem, full)
         synthesis_s = _extrapolate(make, steps)
     training = TrainingProblem(
         teacher=job.student_teacher,

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from calib.diversity import gram_spectrum, spectral_gram_term
+from calib.diversity import ClassCentres, gram_spectrum, margin_term, spectral_gram_term
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -66,3 +68,36 @@ def test_the_gradient_leads_away_from_equal_pictures():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+FEATURES = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+
+
+def test_the_margin_costs_what_is_too_near_and_what_is_too_far():
+    centres = torch.tensor([[2.0, 0.0], [1.0, 0.0], [math.nan, math.nan]])
+    # Cosine distances 0 and 1; the third class has no centre yet.
+    found = margin_term(FEATURES, centres, low=0.3, high=0.8)
+    assert float(found) == pytest.approx((0.3 + 0.2) / 2, abs=1e-6)
+
+
+def test_a_margin_of_all_distances_is_vacuous():
+    centres = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    assert float(margin_term(FEATURES, centres, low=0.0, high=2.0)) == 0
+
+
+def test_without_centres_there_is_no_margin_and_a_gradient_of_zero():
+    x = FEATURES.clone().requires_grad_(True)
+    found = margin_term(x, torch.full((3, 2), math.nan), low=0.3, high=0.8)
+    torch.autograd.backward(found)
+    assert float(found.detach()) == 0
+    assert (x.grad == 0).all()
+
+
+def test_a_class_centre_is_the_mean_of_what_was_added():
+    centres = ClassCentres(3)
+    assert centres.of(torch.tensor([0])) is None
+    centres.add(FEATURES[:2], torch.tensor([1, 1]))
+    centres.add(FEATURES[2:], torch.tensor([1]))
+    found = centres.of(torch.tensor([1, 0]))
+    assert found[0].tolist() == pytest.approx([4 / 3, 5 / 3])
+    assert found[1].isnan().all()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from calib.filters import lowpass, random_shift
+from calib.filters import lowpass, random_crops, random_shift
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -102,3 +102,32 @@ def test_channels_last_pictures_are_shifted_along_their_own_axes():
     first = random_shift(x, 2, torch.Generator().manual_seed(1), axes=(1, 2))
     second = random_shift(x.permute(0, 3, 1, 2), 2, torch.Generator().manual_seed(1))
     assert torch.equal(first, second.permute(0, 2, 3, 1))
+
+
+def make_ramp(count: int, size: int) -> torch.Tensor:
+    """Pictures whose value is the column, 0..1 between the borders."""
+    columns = (torch.arange(size) + 0.5) / size
+    return columns.expand(count, 1, size, size).clone()
+
+
+def test_a_crop_shows_a_part_of_each_picture_at_the_full_size():
+    found = random_crops(make_ramp(64, 32), 0.25, torch.Generator().manual_seed(0))
+    assert found.shape == (64, 1, 32, 32)
+    span = (found[:, 0, 0, -1] - found[:, 0, 0, 0]).abs()
+    # A quarter of the area at an aspect of 3/4 is a width of 0.43.
+    assert 0.42 < float(span.min()) < 0.7
+    assert float(span.max()) > 0.85
+    assert len({round(float(item), 4) for item in span}) > 50
+
+
+def test_about_half_of_the_crops_are_mirrored():
+    found = random_crops(make_ramp(200, 8), 0.5, torch.Generator().manual_seed(0))
+    falling = int((found[:, 0, 0, -1] < found[:, 0, 0, 0]).sum())
+    assert 70 < falling < 130
+
+
+def test_the_gradient_of_a_crop_returns_to_the_picture():
+    x = randn(4, 3, 8, 8).requires_grad_(True)
+    torch.autograd.backward(random_crops(x, 0.5, torch.Generator().manual_seed(0)).sum())
+    # Every value of the crop comes from the picture with weights that sum to 1.
+    assert float(x.grad.sum()) == pytest.approx(4 * 3 * 64, rel=1e-4)

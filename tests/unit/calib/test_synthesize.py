@@ -176,7 +176,7 @@ def test_the_label_term_makes_the_teacher_see_the_class(problem, make_spec):
     def confidence(weight: float) -> float:
         found = synthesize(problem, dataclasses.replace(spec, label=weight), seed=0)
         logits = problem.teacher.module(torch.from_numpy(found.samples))[0]
-        chosen = logits.softmax(1)[torch.arange(10), torch.from_numpy(found.labels)]
+        chosen = logits.softmax(1)[torch.arange(10), torch.arange(10) % 5]
         return float(chosen.mean())
 
     assert confidence(1.0) > 1.15 * confidence(0.0)
@@ -201,6 +201,12 @@ def test_each_block_can_be_left_out_and_matters(problem, make_spec, figures):
     found = synthesize(problem, dataclasses.replace(everything, **figures), seed=0)
     assert np.isfinite(found.samples).all()
     assert found.samples.tobytes() != full.samples.tobytes()
+
+
+def test_samples_that_were_made_for_no_class_have_the_teachers_answers(problem, make_spec):
+    found = synthesize(problem, make_spec(label=0.0), seed=0)
+    answers = problem.teacher.module(torch.from_numpy(found.samples))[0].argmax(1)
+    assert found.labels.tolist() == answers.tolist()
 
 
 def test_a_network_that_is_no_classifier_gets_samples_without_labels(make_problem, make_spec):

@@ -1,0 +1,148 @@
+"""Calibration centres: one picture a class, and the statistics that it has in the deep layers.
+
+Entry: `find_centres`. The samples are then held to the centre of their class, or to one that is pooled over classes.
+Source: TexQ (Chen et al., NeurIPS 2023), whose code was never published: stage 1 as SynQ's code (Kim et al., ICLR 2025)
+has it, the texture term from a summary of the paper. A reconstruction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calib.distances import variance_distance
+from calib.labels import hard_cross_entropy
+from calib.priors import texture_term
+from calib.problem import SynthesisProblem
+from calib.statistics import LayerStatistics, Moments, batch_term, measure, targets_from_table
+from calib.variables import Pixels
+from calib.view import View, as_nchw
+from edgeq.core.progress import Progress
+from edgeq.core.recipes import SynthesisSpec
+from edgeq.core.seeds import derive_seed
+from edgeq.core.specs import Layout
+from edgeq.teacher.teacher import with_outputs
+
+# A shallow layer's weight, which leaves room for texture, and a deep layer's: SynQ's code.
+SHALLOW, DEEP = 0.2, 1.1
+# The weight of the cross-entropy: SynQ's code.
+LABEL = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Centres:
+    """Statistics of each class's picture in the deep layers.
+
+    Attributes:
+        layers: for each layer, mean and std [classes, C]; None for a shallow layer, or one without positions.
+    """
+
+    layers: tuple[LayerStatistics | None, ...]
+
+    def term(self, moments: Sequence[Moments], labels: Tensor, *, pooled: bool) -> Tensor:
+        """Return how far the deep layers are from the centres, a mean over these layers; [].
+
+        Args:
+            moments: of every layer.
+            labels: [N], classes of the samples.
+            pooled: compare the batch with one centre over all classes (block A8', SynQ), else every sample with the
+                centre of its class (A8, on the samples' own statistics as FDDA's single-class batches).
+
+        Deviation: SynQ's code divides by the batch size as well.
+        """
+        losses = []
+        for found, centre in zip(moments, self.layers, strict=True):
+            if centre is None or found.sample_mean is None or found.sample_var is None:
+                continue
+            if pooled:
+                losses.append(variance_distance(found.mean, found.var, _pool(centre)))
+                continue
+            own = LayerStatistics(mean=centre.mean[labels], std=centre.std[labels])
+            losses.append(variance_distance(found.sample_mean, found.sample_var, own).mean())
+        return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+def deep_start(layers: int) -> int:
+    """Return the index of the first deep layer. Source: SynQ's code, floor((L + 2) / 2) - 2."""
+    return max(0, (layers + 2) // 2 - 2)
+
+
+def count_steps(problem: SynthesisProblem, spec: SynthesisSpec) -> int:
+    """Return how many steps `find_centres` takes; 0 where the recipe or the network has no centres."""
+    if spec.centres == "none" or problem.classes is None:
+        return 0
+    return -(-problem.classes // spec.batch) * spec.centre_iterations
+
+
+def find_centres(
+    problem: SynthesisProblem, spec: SynthesisSpec, *, seed: int, progress: Progress
+) -> Centres | None:
+    """Return the centres that the recipe asks for; None where it asks for none, or there are no classes.
+
+    One picture a class moves down 5 CE + sum_l w_l A2_l / L + `centre_texture` * texture, w = 0.2 for shallow and 1.1
+    for deep layers, at a constant rate.
+    """
+    if count_steps(problem, spec) == 0:
+        return None
+    module = with_outputs(problem.teacher, [entry.tensor for entry in problem.table.entries])
+    targets = targets_from_table(problem.table)
+    first = deep_start(len(targets))
+    weights = [SHALLOW if index < first else DEEP for index in range(len(targets))]
+    found: list[list[Moments]] = []
+    for labels in torch.split(torch.arange(problem.classes or 0), spec.batch):
+        pixels = _start(problem, spec, labels, seed)
+        for _ in range(spec.centre_iterations):
+            shown = pixels.pictures()
+            outputs, activations = module(*shown)
+            moments = [measure(a) for a in activations]
+            loss = LABEL * hard_cross_entropy(outputs[0], labels, power=0)
+            loss = loss + batch_term(moments, targets, distance=variance_distance, weights=weights)
+            if spec.centre_texture > 0:
+                loss = loss + spec.centre_texture * _texture(problem, shown)
+            pixels.step(loss)
+            progress.advance(loss=loss.item())
+        with torch.no_grad():
+            found.append([measure(a) for a in module(*pixels.pictures())[1]])
+    layers = [None if i < first else _centre([m[i] for m in found]) for i in range(len(targets))]
+    return Centres(layers=tuple(layers))
+
+
+def _start(problem: SynthesisProblem, spec: SynthesisSpec, labels: Tensor, seed: int) -> Pixels:
+    name = f"centres {int(labels[0])}"
+    generator = torch.Generator().manual_seed(derive_seed(seed, "synthesize", name))
+    own = dataclasses.replace(
+        spec,
+        batch=len(labels),
+        iterations=spec.centre_iterations,
+        learning_rate=spec.centre_rate,
+        schedule="constant",
+        projected=True,
+    )
+    return Pixels(own, problem.inputs, [View(own, item) for item in problem.inputs], generator)
+
+
+def _texture(problem: SynthesisProblem, shown: Sequence[Tensor]) -> Tensor:
+    pairs = zip(shown, problem.inputs, strict=True)
+    terms = [
+        texture_term(as_nchw(x, own.layout)) for x, own in pairs if own.layout is not Layout.OTHER
+    ]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _centre(parts: Sequence[Moments]) -> LayerStatistics | None:
+    """Return mean and std [classes, C] of the pictures of all classes; None for a layer without positions."""
+    means = [part.sample_mean for part in parts if part.sample_mean is not None]
+    variances = [part.sample_var for part in parts if part.sample_var is not None]
+    if not means:
+        return None
+    return LayerStatistics(mean=torch.cat(means), std=torch.cat(variances).sqrt())
+
+
+def _pool(centre: LayerStatistics) -> LayerStatistics:
+    """Return the statistics [C] of all the centres' pictures together."""
+    between, mean = torch.var_mean(centre.mean, 0, correction=0)
+    return LayerStatistics(mean=mean, std=(centre.std.square().mean(0) + between).sqrt())

@@ -1,0 +1,57 @@
+"""The weighted sum: reductions, and where a network's features are taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from calib.problem import SynthesisProblem
+from calib.terms import Terms, classifier_input
+from edgeq.core.errors import CalibError
+from edgeq.teacher.importer import import_teacher
+
+HEADLESS = "g (float[N,3] x) => (float[N,3] y) { a = Relu(x) y = Softmax(a) }"
+
+
+def weigh(problem: SynthesisProblem, spec, x: torch.Tensor) -> dict[str, float]:
+    terms = Terms(problem, spec, seed=0)
+    labels = torch.arange(len(x)) % 5
+    return {key: float(value) for key, value in terms.weigh([x], terms.want(0, labels)).items()}
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_sums_over_layers_are_their_mean_times_their_number(problem, make_spec, x):
+    mean, total = (
+        weigh(problem, make_spec(sum_layers=flag, distance="std"), x) for flag in (False, True)
+    )
+    assert total["statistics"] == pytest.approx(2 * mean["statistics"], rel=1e-6)
+    assert total["sample"] == pytest.approx(2 * mean["sample"], rel=1e-6)
+    assert total["label"] == mean["label"]
+
+
+def test_sums_over_channels_let_wide_layers_count_more(problem, make_spec, x):
+    mean, total = (weigh(problem, make_spec(sum_channels=flag), x) for flag in (False, True))
+    # The layers have four and six channels.
+    assert 4 * mean["statistics"] < total["statistics"] < 6 * mean["statistics"]
+
+
+def test_weights_are_factors(problem, make_spec, x):
+    figures = ("batch_statistics", "image_statistics", "total_variation", "image_norm", "label")
+    one = weigh(problem, make_spec(**dict.fromkeys(figures, 1.0)), x)
+    three = weigh(problem, make_spec(**dict.fromkeys(figures, 3.0)), x)
+    for name in ("statistics", "image", "variation", "norm", "label"):
+        assert three[name] == pytest.approx(3 * one[name], rel=1e-5)
+
+
+def test_the_features_are_what_enters_the_classifier(problem):
+    assert classifier_input(problem.teacher) == "f"
+
+
+def test_a_network_without_a_classifier_has_no_margin(parse_graph):
+    with pytest.raises(CalibError, match="gives the class scores") as caught:
+        classifier_input(import_teacher(parse_graph(HEADLESS)))
+    assert "synthesis.margin=0" in caught.value.mend
