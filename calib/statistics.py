@@ -134,7 +134,7 @@ def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
 
 
 def pooled_deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
-    """Return mean_c [ |m - mu| / sqrt(w^2 + s^2) ] of a batch; [].
+    """Return mean_c [ |m - mu| / sqrt(w^2 + s^2) ]; [] for the batch, [N] per sample.
 
     The standard deviations only weigh the means: nothing pulls w to s.
 
@@ -142,7 +142,7 @@ def pooled_deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tens
     element-wise ratio.
     """
     spread = (var + target.std.square() + VARIANCE_FLOOR).sqrt()
-    return ((mean - target.mean).abs() / spread).mean()
+    return ((mean - target.mean).abs() / spread).mean(-1)
 
 
 def batch_term(

@@ -63,8 +63,7 @@ class DryRun:
         samples = (
             f"samples: {len(job.given)}, given"
             if job.given is not None
-            else f"synthesize: {made.samples} samples, {made.iterations} iterations each: "
-            f"about {self.synthesis_s:.0f} s"
+            else f"synthesize: {made.cost}: about {self.synthesis_s:.0f} s"
         )
         return [
             f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
