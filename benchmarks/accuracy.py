@@ -207,6 +207,12 @@ def state_dict_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     }
 
 
+FOLDED = (
+    "Rows with `@folded` are of `resnet20_folded.onnx` with nothing beside it; those with `@teacher` of the same",
+    "file and a state dict of the network before folding.",
+)
+
+
 def page(record: dict[str, Any]) -> str:
     """Return the part on accuracy of docs/results.md, with its title."""
     lines = [
@@ -217,8 +223,7 @@ def page(record: dict[str, Any]) -> str:
         "of `jetson-orin`), evaluated once after the last training step by ONNX Runtime on the 10,000 test pictures.",
         "The pictures and their labels are seen by the evaluation only. Drop is in points of top-1; wall time is one",
         "whole build without the evaluation. The `noise` rows train on Gaussian noise instead of synthetic samples.",
-        "Rows with `@folded` are of `resnet20_folded.onnx` with nothing beside it; those with `@teacher` of the same",
-        "file and a state dict of the network before folding.",
+        *(FOLDED if any("@" in row for row in record) else ()),
         "",
         "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
         "| --- | --- | --- | --- | --- | --- |",
