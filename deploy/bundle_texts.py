@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from textwrap import dedent
 
-from deploy.sealed import SUMS
+from deploy.sealed import RESULTS, SUMS
 from edgeq.core.specs import TargetCard
 
 QDQ_MODEL = "model.qdq.onnx"
@@ -35,9 +35,21 @@ _HEAD = """\
 # For {title}, {runtime} {version}. Made by edgeq; see README.txt.
 set -eu
 cd -- "$(dirname -- "$0")"
-sha256sum --quiet -c {sums} || {{
+sha256sum --quiet --strict -c {sums} || {{
     echo "error: the bundle is damaged or was changed; nothing was run" >&2
     echo "  mend: copy it again" >&2
+    exit 3
+}}
+# What else lies here could be read in place of Python's own modules, and nobody has vouched for it.
+known=$(cut -c67- {sums}; printf '%s\\n' {results})
+others=$(
+    find . ! -type f ! -type d
+    find . -type f ! -path '*/.*' ! -path './__pycache__/{loader}.*' | cut -c3- | grep -vxF "$known"
+) || :
+[ -z "$others" ] || {{
+    echo "error: the bundle holds what does not belong to it; nothing was run:" >&2
+    printf '%s\\n' "$others" | sed 's/^/    /' >&2
+    echo "  mend: move it elsewhere" >&2
     exit 3
 }}
 """
@@ -137,7 +149,7 @@ _ENGINE_STEPS = dedent(
        the float network, times the engine as trtexec 11 does (no transfers, spin wait, CUDA graph), writes
        device_report.json, and says PASS or FAIL. An engine fits only the GPU and the TensorRT version that built
        it, so it is built there and not on the host. A run that was cut off can be run again.
-       ./build.sh --help tells more. It ends with 0 (passed), 3 (a file was changed), 4 (another device or
+       ./build.sh --help tells more. It ends with 0 (passed), 3 (a file was changed or added), 4 (another device or
        TensorRT), 5 (something is not installed), 6 (no GPU, or the build failed) or 7 (wrong outputs).
        For steady figures set the power mode and the clocks first (Jetson: nvpmodel, then jetson_clocks).
     3. To compare once more with polygraphy, where it is installed, run
@@ -185,4 +197,6 @@ def _head(card: TargetCard, purpose: str) -> str:
         runtime="TensorRT" if card.runtime == "tensorrt" else "ONNX Runtime",
         version=card.runtime_version,
         sums=SUMS,
+        results=" ".join((SUMS, *RESULTS)),
+        loader=LOADER.removesuffix(".py"),
     )

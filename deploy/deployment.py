@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.board.run import ENGINE, REPORT, TIMING_CACHE
-from deploy.sealed import SUMS, verify_bundle
+from deploy.board.run import REPORT
+from deploy.sealed import RESULTS, SUMS, verify_bundle
 from deploy.ssh import Access, Board, connect, lost_connection
 from edgeq.core import errors
 from edgeq.core.errors import BuildError, DeviceError, EdgeqError, GateFailed, InputError
@@ -25,10 +25,6 @@ from edgeq.core.files import digest_file, write_bytes
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.serial import Spec
 
-_RESULTS = (
-    *(ENGINE, f"{ENGINE}.json", f"{ENGINE}.layers.json", TIMING_CACHE, REPORT),
-    "device_check.json",
-)
 _TEMPORARY = re.compile(r"\..+\.part")  # of this module, and of core.files in a run that was killed
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 18
@@ -259,7 +255,7 @@ def _clean(board: Board, place: str, sums: dict[str, str]) -> list[str]:
     """
     try:
         entries = board.files.listdir(place)
-        for name in (*sums, *_RESULTS, *filter(_TEMPORARY.fullmatch, entries)):
+        for name in (*sums, *RESULTS, *filter(_TEMPORARY.fullmatch, entries)):
             if _size_of(board, posixpath.join(place, name)) is not None:
                 board.files.remove(posixpath.join(place, name))
         folders = {posixpath.dirname(name) for name in sums} - {""}

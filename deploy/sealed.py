@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from deploy.board.run import ENGINE, REPORT, TIMING_CACHE
+from deploy.trtexec import LAYER_INFO, TIMES
 from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file
 
 SUMS = "SHA256SUMS"
+# What the programs of a bundle, and the trtexec lines of its README, write beside its files.
+RESULTS = (
+    *(ENGINE, f"{ENGINE}.json", f"{ENGINE}.layers.json", TIMING_CACHE, REPORT),
+    *("device_check.json", LAYER_INFO, TIMES),
+)
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 # No name begins with a dot or a dash, so none is a parent folder, hidden, or an option of a command.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -112,8 +112,14 @@ class Script:
     asked: dict[str, Any] = field(default_factory=dict)
 
 
-_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32}
-_ONNX = {1: "FLOAT", 10: "HALF", 7: "INT64", 6: "INT32"}  # onnx.TensorProto.DataType
+_NUMPY = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT64": np.int64,
+    "INT32": np.int32,
+    "UINT8": np.uint8,
+}
+_ONNX = {1: "FLOAT", 10: "HALF", 7: "INT64", 6: "INT32", 2: "UINT8"}  # onnx.TensorProto.DataType
 
 
 def read_tensors(path: str) -> list[tuple[str, str, str, list[int]]]:

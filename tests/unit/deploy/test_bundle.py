@@ -19,6 +19,7 @@ from deploy.bundle import BundleResult, _engine_request, write_bundle
 from deploy.cards import load_card
 from deploy.onnxrt import run_onnx
 from deploy.probes import make_probes
+from deploy.sealed import RESULTS
 from deploy.trtexec import BatchRange
 from edgeq.core.errors import CalibError, EdgeqBug, InputError, TargetError
 
@@ -245,6 +246,66 @@ def test_a_missing_file_is_refused(make_bundle, tmp_path):
     make_bundle()
     (tmp_path / "out/bundle/deploy/board/judge.py").unlink()
     assert run_script(tmp_path / "out/bundle", "build.sh").returncode == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("numpy.py", "tensorrt/__init__.py", "deploy/board/json.py", "deploy/__pycache__/x.pyc"),
+        *("a b.so", "numpy.py\nbuild.sh", "__pycache__/json.pyc"),
+    ],
+)
+def test_a_file_that_was_added_is_refused_and_nothing_runs(make_bundle, tmp_path, name):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("")
+    done = run_script(folder, "build.sh", PYTHON=str(tmp_path / "python"))
+    assert done.returncode == 3
+    assert "what does not belong to it" in done.stderr
+    assert f"    {name.splitlines()[0]}\n" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["numpy", "deploy", "model.qdq.onnx", "model.plan"])
+def test_a_link_is_refused_also_to_the_same_content(make_bundle, tmp_path, name):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    if not (folder / name).exists():
+        (tmp_path / name).mkdir()
+    else:
+        (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    done = run_script(folder, "build.sh", PYTHON=str(tmp_path / "python"))
+    assert done.returncode == 3
+    assert f"    ./{name}\n" in done.stderr
+
+
+def test_a_line_of_the_seal_that_is_none_is_refused(make_bundle, tmp_path):
+    make_bundle()
+    seal = tmp_path / "out/bundle/SHA256SUMS"
+    seal.write_text("z" + seal.read_text()[1:])
+    assert run_script(tmp_path / "out/bundle", "build.sh").returncode == 3
+
+
+def test_a_seal_that_was_cut_short_vouches_for_no_other_file(make_bundle, tmp_path):
+    make_bundle()
+    seal = tmp_path / "out/bundle/SHA256SUMS"
+    seal.write_text("".join(seal.read_text().splitlines(keepends=True)[:3]))
+    done = run_script(tmp_path / "out/bundle", "build.sh")
+    assert done.returncode == 3
+    assert "deploy/board/run.py" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", [*RESULTS, ".model.plan.x1.part", ".DS_Store", "__pycache__/load_inputs.cpython-310.pyc"]
+)
+def test_what_runs_leave_behind_is_no_reason_to_refuse(make_bundle, tmp_path, name):
+    make_bundle()
+    folder = tmp_path / "out/bundle"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("")
+    done = run_script(folder, "build.sh", PYTHON="python-of-nowhere")
+    assert done.returncode == 5
 
 
 def test_a_machine_without_python_is_told_what_to_install(make_bundle, tmp_path):
