@@ -31,6 +31,8 @@ from deploy.bundle_texts import (
     run_script,
     trtexec_lines,
 )
+from deploy.calibration_cache import CACHE
+from deploy.dla import DLA_MODEL, DLA_README
 from deploy.engine.model_facts import describe
 from deploy.onnxrt import Array, Session
 from deploy.polygraphy_data import inputs_json, outputs_json
@@ -116,6 +118,10 @@ def write_bundle(
     }
     if card.runtime == "tensorrt":
         record["engine"] = _engine_request(qdq_model, card, inputs, batch or BatchRange())
+        if extra and DLA_MODEL in extra:
+            names = describe(onnx.load_from_string(extra[DLA_MODEL])).names
+            record["engine"]["dla"] = {"model": DLA_MODEL, "cache": CACHE, "names": list(names)}
+            texts["README.txt"] += DLA_README
     with _whole_folder(folder) as part:
         write_bytes(part / QDQ_MODEL, qdq_model.SerializeToString(deterministic=True))
         write_bytes(part / INPUTS, inputs_json(feeds))

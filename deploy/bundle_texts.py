@@ -84,13 +84,13 @@ def build_script(card: TargetCard) -> str:
     purpose = (
         "Builds the engine on this device, compares its outputs with the float network's, times it."
     )
-    return _head(card, purpose) + _BUILD.replace("MODULE", "deploy.board")
+    return script_head(card, purpose) + _BUILD.replace("MODULE", "deploy.board")
 
 
 def check_script(card: TargetCard) -> str:
     """Return `device_check.sh`: check the files, then ask this TensorRT what the documents leave open."""
     purpose = "Asks the TensorRT of this device what the documents leave open; needs no build."
-    return _head(card, purpose) + _BUILD.replace("MODULE", "deploy.board.device_check")
+    return script_head(card, purpose) + _BUILD.replace("MODULE", "deploy.board.device_check")
 
 
 def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
@@ -102,7 +102,7 @@ def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
 def run_script(card: TargetCard, *, tolerances: Mapping[str, float]) -> str:
     """Return `run.sh`: check the files, run the Q/DQ model and compare it with the teacher's outputs."""
     check = shlex.join(check_line(card, tolerances=tolerances))
-    return _head(card, "Runs the model here and compares it with the teacher's outputs.") + (
+    return script_head(card, "Runs the model here and compares it with the teacher's outputs.") + (
         _RUN.format(check=check)
     )
 
@@ -189,7 +189,8 @@ Files
 """
 
 
-def _head(card: TargetCard, purpose: str) -> str:
+def script_head(card: TargetCard, purpose: str) -> str:
+    """Return the head of every script: check the files, and that there are no others."""
     title = " ".join(card.title.split())  # one line, so that it stays inside the comment
     return _HEAD.format(
         purpose=purpose,

@@ -278,7 +278,11 @@ def _make_folders(board: Board, folder: str) -> None:
     if not folder or _is_folder(board, folder):
         return
     _make_folders(board, posixpath.dirname(folder))
-    board.files.mkdir(folder)
+    try:
+        board.files.mkdir(folder)
+    except OSError:  # another `edgeq deploy` made it just now
+        if not _is_folder(board, folder):
+            raise
 
 
 def _is_folder(board: Board, path: str) -> bool:
@@ -302,5 +306,5 @@ def _lost(board: Board, place: str, error: Exception) -> DeviceError:
     return DeviceError(
         f"{place} on {board.address} cannot be used: {error}",
         why="the bundle is copied there and run there",
-        mend="pass another --remote-dir, or free some space on the board",
+        mend="free some space there, wait for another `edgeq deploy` into that folder, or pass another --remote-dir",
     )

@@ -7,26 +7,27 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from deploy.bundle_texts import script_head
 from deploy.calibration_cache import CACHE, write_cache
 from deploy.cards import Capability, require_capability
-from deploy.sealed import SUMS
+from deploy.sealed import DLA_ENGINE
 from deploy.trtexec import BatchRange, dla_line, tensorrt_version, timing_line
 from edgeq.core.errors import InputError, TargetError
 from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, TargetCard
 
 DLA_MODEL = "model.dla.onnx"
-DLA_ENGINE = "model.dla.plan"
 DLA_SCRIPT = "build_dla.sh"
 _WIDE = 8
 
+DLA_README = f"""
+This bundle is for DLA. ./build.sh builds {DLA_MODEL} with {CACHE} for DLA core 0, layers that it
+cannot take on the GPU; --device dla1 takes the other core, --device gpu builds model.qdq.onnx for the GPU
+alone. DLA rounds ties away from zero and quantizes weights by itself, which the limits may be too narrow
+for. {DLA_SCRIPT} builds and times the same with trtexec, which needs no Python bindings and compares nothing.
+"""
+
 # trtexec, not Python: it sets the calibrator by itself.
 _SCRIPT = """\
-#!/bin/sh
-# Builds an engine for DLA core 0 of {title}, layers that it cannot take on the GPU, and times it.
-# NOT VERIFIED ON HARDWARE. Made by edgeq.
-set -eu
-cd -- "$(dirname -- "$0")"
-sha256sum -c {sums} >/dev/null || {{ echo "error: the bundle is damaged; copy it again" >&2; exit 3; }}
 if command -v trtexec >/dev/null 2>&1; then
     trtexec=trtexec
 elif [ -x /usr/src/tensorrt/bin/trtexec ]; then
@@ -36,8 +37,8 @@ else
     echo "  mend: install TensorRT {version} (JetPack: sudo apt install tensorrt), or add trtexec to PATH" >&2
     exit 5
 fi
-"$trtexec" {build} || {{ rm -f {engine}.part; echo "error: the engine was not built" >&2; exit 6; }}
-mv -f {engine}.part {engine}
+"$trtexec" {build} || {{ rm -f .{engine}.part; echo "error: the engine was not built" >&2; exit 6; }}
+mv -f .{engine}.part {engine}
 echo "engine built: {engine}"
 "$trtexec" {timing}
 """
@@ -89,16 +90,15 @@ def dla_files(
         TargetError: if the target has no DLA.
         InputError: if a tensor has a name that the cache, or trtexec, cannot hold.
     """
-    partial = f"{DLA_ENGINE}.part"
+    partial = f".{DLA_ENGINE}.part"
     build = dla_line(
         card, onnx_name=DLA_MODEL, engine_name=partial, inputs=inputs, cache_name=CACHE
     )
     timing = timing_line(
         card, engine_name=DLA_ENGINE, inputs=inputs, batch=BatchRange(min=1, opt=1, max=1)
     )
-    script = _SCRIPT.format(
-        title=" ".join(card.title.split()),
-        sums=SUMS,
+    purpose = "Builds an engine for DLA core 0, layers that it cannot take on the GPU, and times it; compares nothing."
+    script = script_head(card, purpose) + _SCRIPT.format(
         version=card.runtime_version,
         build=shlex.join(build),
         timing=shlex.join(timing),

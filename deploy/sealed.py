@@ -11,10 +11,11 @@ from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file
 
 SUMS = "SHA256SUMS"
+DLA_ENGINE = "model.dla.plan"
 # What the programs of a bundle, and the trtexec lines of its README, write beside its files.
 RESULTS = (
     *(ENGINE, f"{ENGINE}.json", f"{ENGINE}.layers.json", TIMING_CACHE, REPORT),
-    *("device_check.json", LAYER_INFO, TIMES),
+    *("device_check.json", DLA_ENGINE, LAYER_INFO, TIMES),
 )
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 # No name begins with a dot or a dash, so none is a parent folder, hidden, or an option of a command.

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
+from deploy.board.dla import DEVICES
 from deploy.board.run import REPORT, RunOptions, failed_outputs, run_bundle
 from deploy.board.timing import TimingSpec, trtexec_defaults
 from edgeq.core.errors import EdgeqError, GateFailed
@@ -62,6 +63,11 @@ def _parse(arguments: Optional[List[str]]) -> RunOptions:
     defaults = TimingSpec()
     parser.add_argument("--rebuild", action="store_true", help="build even if the engine is there")
     parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="for which the engine is built; dla0 for a bundle of edgeq build --dla, else gpu",
+    )
+    parser.add_argument(
         "--warm-up-ms", type=float, default=defaults.warm_up_ms, help="not counted (%(default)s)"
     )
     parser.add_argument(
@@ -77,7 +83,7 @@ def _parse(arguments: Optional[List[str]]) -> RunOptions:
     words = parser.parse_args(arguments)
     timing = trtexec_defaults(words.trtexec_defaults)
     timing = timing._replace(warm_up_ms=words.warm_up_ms, duration_s=words.duration_s)
-    return RunOptions(timing=timing, is_rebuild=words.rebuild)
+    return RunOptions(timing=timing, is_rebuild=words.rebuild, device=words.device)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,37 @@ Source: deployment/tensorrt.md 3.5, 4.1, 6. Unverified on hardware.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple
+
+from edgeq.core.errors import InputError
 
 if TYPE_CHECKING:
     import tensorrt
+
+
+DEVICES = ("gpu", "dla0", "dla1")
+
+
+def choose_core(asked: Optional[str], engine: Mapping[str, Any]) -> Optional[int]:
+    """Return the DLA core that an engine is built for, None for the GPU alone.
+
+    Args:
+        asked: one of `DEVICES`; None for what the bundle was made for.
+        engine: of bundle.json.
+
+    Raises:
+        InputError: if the bundle has nothing for DLA.
+    """
+    device = asked or ("dla0" if "dla" in engine else "gpu")
+    if device == "gpu":
+        return None
+    if "dla" not in engine:
+        raise InputError(
+            f"--device {device} with a bundle for the GPU",
+            why="DLA needs a float model and a calibration cache, which this bundle does not have",
+            mend="make the bundle with `edgeq build --dla`, or leave --device out",
+        )
+    return DEVICES.index(device) - 1
 
 
 def use_dla(

@@ -2,7 +2,7 @@
 
 import enum
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 from deploy.board.inspector import MeantNode
 
@@ -61,9 +61,36 @@ class InputShapes(NamedTuple):
     max: Shape
 
 
-def read_shapes(items: Any) -> Tuple[InputShapes, ...]:
-    """Return the shapes that the JSON of a bundle holds."""
-    return tuple(
-        InputShapes(item["input"], *(tuple(item[key]) for key in ("min", "opt", "max")))
-        for item in items
+def read_shapes(items: Any, *, dla_core: Optional[int] = None) -> Tuple[InputShapes, ...]:
+    """Return the shapes that the JSON of a bundle holds; for DLA, which takes one shape, the least."""
+    keys = ("min", "opt", "max") if dla_core is None else ("min", "min", "min")
+    return tuple(InputShapes(item["input"], *(tuple(item[key]) for key in keys)) for item in items)
+
+
+def read_request(
+    folder: Path,
+    engine: Mapping[str, Any],
+    *,
+    model: Path,
+    timing_cache: Path,
+    dla_core: Optional[int] = None,
+) -> BuildRequest:
+    """Return what the JSON of a bundle asks of the builder; for DLA, its own model and calibration cache."""
+    request = BuildRequest(
+        model=model,
+        names=tuple(engine["names"]),
+        meant=tuple(MeantNode(*item) for item in engine["meant"]),
+        is_weak=engine["is_weak"],
+        workspace_mib=engine["workspace_mib"],
+        timing_cache=timing_cache,
+    )
+    if dla_core is None:
+        return request
+    dla = engine["dla"]
+    return request._replace(
+        model=folder / dla["model"],
+        names=tuple(dla["names"]),
+        meant=(),
+        dla_core=dla_core,
+        calibration_cache=folder / dla["cache"],
     )

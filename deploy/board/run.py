@@ -14,13 +14,14 @@ import numpy as np
 import edgeq
 from deploy.board.builder import run_builder
 from deploy.board.cuda import Cuda
+from deploy.board.dla import choose_core
 from deploy.board.driver import Device, probe_driver
 from deploy.board.facts import read_facts
-from deploy.board.inspector import MeantNode, judge_int8, read_layers
+from deploy.board.inspector import judge_int8, read_layers
 from deploy.board.judge import OutputVerdict, judge_outputs
 from deploy.board.record import read_record, write_engine_files
 from deploy.board.releases import SUPPORTED, choose_dialect
-from deploy.board.request import BuildRequest, InputShapes, read_shapes
+from deploy.board.request import InputShapes, read_request, read_shapes
 from deploy.board.runner import Engine
 from deploy.board.samples import read_inputs, read_outputs
 from deploy.board.target import how_to_install, require_target
@@ -41,10 +42,12 @@ class RunOptions(NamedTuple):
     Attributes:
         timing: how to measure.
         is_rebuild: build the engine even if one is there.
+        device: of `deploy.board.dla.DEVICES`; None for what the bundle was made for.
     """
 
     timing: TimingSpec = TimingSpec()
     is_rebuild: bool = False
+    device: Optional[str] = None
 
 
 def run_bundle(
@@ -76,6 +79,9 @@ def run_bundle(
         "edgeq_version": edgeq.__version__,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
     }
+    write_json(
+        folder / REPORT, report
+    )  # whatever ends this run, an earlier report does not pass for its own
     try:
         _fill(report, folder, options, say, progress, probe, open_cuda)
     except EdgeqError as error:
@@ -102,6 +108,8 @@ def _fill(
     bundle = _read_bundle(folder)
     report.update(target=bundle["target"], bundle_sha256=digest_file(folder / SUMS))
     report["provenance"] = bundle["provenance"]
+    core = choose_core(options.device, bundle["engine"])
+    report["dla_core"] = core
     report["facts"] = read_facts()
     device = probe()
     report["device"] = device._asdict()
@@ -116,7 +124,7 @@ def _fill(
         wanted_version=bundle["runtime_version"],
         wanted_capability=bundle["compute_capability"],
     )
-    report["engine"] = _make_engine(trt, device, bundle, folder, options, say, progress)
+    report["engine"] = _make_engine(trt, device, bundle, folder, options, core, say, progress)
     with open_cuda(is_spinning=options.timing.is_spinning) as cuda:
         is_managed = cuda.is_integrated and not options.timing.has_transfers
         plan = (folder / ENGINE).read_bytes()
@@ -129,7 +137,8 @@ def _fill(
         )
         report["comparison"] = [item._asdict() for item in verdicts]
         _say_verdicts(verdicts, say)
-        shapes = {item.input: item.opt for item in read_shapes(bundle["engine"]["shapes"])}
+        ranges = read_shapes(bundle["engine"]["shapes"], dla_core=core)
+        shapes = {item.input: item.opt for item in ranges}
         engine.bind(_enlarge(calls[0], shapes))
         report["timing"] = time_engine(engine, cuda, options.timing)
     report["timing"]["shapes"] = {
@@ -167,25 +176,30 @@ def _make_engine(
     bundle: Mapping[str, Any],
     folder: Path,
     options: RunOptions,
+    core: Optional[int],
     say: Say,
     progress: Progress,
 ) -> Dict[str, Any]:
     """Return the record of the engine, which is built unless the right one is there."""
     plan = folder / ENGINE
-    model_sha256 = digest_file(folder / MODEL)
+    request = read_request(
+        folder,
+        bundle["engine"],
+        model=folder / MODEL,
+        timing_cache=folder / TIMING_CACHE,
+        dla_core=core,
+    )
+    origin = {
+        "model_sha256": digest_file(request.model),
+        "target": bundle["target"],
+        "request": _asked(bundle, core),
+        "graph_flavour": bundle["graph_flavour"],
+    }
     record = None if options.is_rebuild else read_record(plan)
-    if record is not None and _is_same(record, model_sha256, device, str(trt.__version__), bundle):
+    if record is not None and _is_same(record, origin, device, str(trt.__version__)):
         say(f"engine: {ENGINE} is there from an earlier run, and is used again")
         return dict(record, is_reused=True)
-    request = BuildRequest(
-        model=folder / MODEL,
-        names=tuple(bundle["engine"]["names"]),
-        meant=tuple(MeantNode(*item) for item in bundle["engine"]["meant"]),
-        is_weak=bundle["engine"]["is_weak"],
-        workspace_mib=bundle["engine"]["workspace_mib"],
-        timing_cache=folder / TIMING_CACHE,
-    )
-    shapes = read_shapes(bundle["engine"]["shapes"])
+    shapes = read_shapes(bundle["engine"]["shapes"], dla_core=core)
     built = run_builder(
         trt,
         choose_dialect(trt),
@@ -194,15 +208,12 @@ def _make_engine(
         progress=progress,
     )
     int8 = judge_int8(read_layers(built.layers), request.meant)
-    origin = {
-        "model_sha256": model_sha256,
-        "target": bundle["target"],
-        "request": _asked(bundle),
-        "graph_flavour": bundle["graph_flavour"],
-    }
     write_engine_files(plan, built, device=device, int8=int8, origin=origin)
     say(f"engine: {ENGINE}, {len(built.plan) / 1e6:.1f} MB, built in {built.seconds:.0f} s")
-    say(f"INT8: {len(int8.int8)} of {len(request.meant)} layers that were meant to")
+    if core is None:
+        say(f"INT8: {len(int8.int8)} of {len(request.meant)} layers that were meant to")
+    else:
+        say(f"DLA core {core}, layers that it cannot take on the GPU")
     for line in int8.missed:
         say(f"warning: meant to run in INT8 and does not: {line}")
     for line in int8.unknown:
@@ -210,24 +221,21 @@ def _make_engine(
     return dict(read_record(plan) or {}, is_reused=False)
 
 
-def _asked(bundle: Mapping[str, Any]) -> Dict[str, Any]:
+def _asked(bundle: Mapping[str, Any], core: Optional[int]) -> Dict[str, Any]:
     """Return what the builder is asked, but for what follows from the model."""
-    return {key: bundle["engine"][key] for key in ("workspace_mib", "is_weak", "shapes")}
+    asked = {key: bundle["engine"][key] for key in ("workspace_mib", "is_weak", "shapes")}
+    return dict(asked, dla_core=core)
 
 
 def _is_same(
-    record: Mapping[str, Any],
-    model_sha256: str,
-    device: Device,
-    version: str,
-    bundle: Mapping[str, Any],
+    record: Mapping[str, Any], origin: Mapping[str, Any], device: Device, version: str
 ) -> bool:
     """Return whether an engine's record is that of this model, request, GPU and TensorRT."""
     return (
-        record.get("model_sha256") == model_sha256
+        record.get("model_sha256") == origin["model_sha256"]
         and record.get("tensorrt_version") == version
         and record.get("device") == device._asdict()
-        and record.get("request") == _asked(bundle)
+        and record.get("request") == origin["request"]
     )
 
 

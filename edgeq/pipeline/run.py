@@ -69,9 +69,8 @@ class BuildResult:
         )
         lines += [f"note: {finding}" for finding in self.results["findings"]]
         if self.results["runtime"] == "tensorrt":
-            lines.append("no engine was built here; bundle/build.sh builds it on the board")
-            if self.results["dla"] is not None:
-                lines.append("bundle/build_dla.sh builds one for DLA")
+            where = "" if self.results["dla"] is None else " for DLA"
+            lines.append(f"no engine was built here; bundle/build.sh builds it{where} on the board")
         else:
             lines.append("bundle/run.sh checks the model in ONNX Runtime, which needs no engine")
         return lines

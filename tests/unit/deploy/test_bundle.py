@@ -297,7 +297,8 @@ def test_a_seal_that_was_cut_short_vouches_for_no_other_file(make_bundle, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name", [*RESULTS, ".model.plan.x1.part", ".DS_Store", "__pycache__/load_inputs.cpython-310.pyc"]
+    "name",
+    [*RESULTS, ".model.plan.x1.part", ".DS_Store", "__pycache__/load_inputs.cpython-310.pyc"],
 )
 def test_what_runs_leave_behind_is_no_reason_to_refuse(make_bundle, tmp_path, name):
     make_bundle()

@@ -11,8 +11,10 @@ from fake_trt.cuda import FakeCuda
 
 from deploy.board.run import RunOptions
 from deploy.board.timing import trtexec_defaults
+from deploy.dla import dla_files
 from deploy.trtexec import BatchRange
 from edgeq.core.errors import BuildError, DeviceError, InputError, TargetError
+from edgeq.core.files import digest_file
 
 
 def report_of(folder):
@@ -103,6 +105,61 @@ def test_rebuild_builds_again(make_bundle, run):
     run(folder)
     options = RunOptions(timing=trtexec_defaults(11)._replace(duration_s=0, warm_up_ms=0))
     assert run(folder, options=options._replace(is_rebuild=True))["engine"]["is_reused"] is False
+
+
+@pytest.fixture
+def make_dla(make_bundle, teacher, make_card, input_spec):
+    def make(**changes):
+        card = make_card("10.3", dla_cores=2)
+        scales = dict.fromkeys(
+            ("x", *(out for node in teacher.graph.node for out in node.output)), 0.01
+        )
+        files = dla_files(teacher, scales, card=card, inputs=[input_spec])
+        return make_bundle(card=card, extra=files, **changes)
+
+    return make
+
+
+def test_a_bundle_for_dla_builds_its_own_model_with_the_cache(make_dla, run, script):
+    folder = make_dla()
+    report = run(folder)
+    assert report["passed"]
+    assert report["dla_core"] == 0
+    assert report["engine"]["model_sha256"] == digest_file(folder / "model.dla.onnx")
+    assert report["engine"]["builder_flags"] == ["INT8", "FP16", "GPU_FALLBACK"]
+    assert script.asked["DLA_core"] == 0
+    assert "DLA core 0, layers that it cannot take on the GPU" in run.said
+
+
+def test_an_engine_of_one_device_is_not_used_for_another(make_dla, run):
+    folder = make_dla()
+    run(folder)
+    options = RunOptions(timing=trtexec_defaults(11)._replace(duration_s=0, warm_up_ms=0))
+    for device, core in (("dla1", 1), ("gpu", None)):
+        report = run(folder, options=options._replace(device=device))
+        assert report["dla_core"] == core
+        assert report["engine"]["is_reused"] is False
+    assert run(folder, options=options._replace(device="gpu"))["engine"]["is_reused"] is True
+
+
+def test_dla_is_built_for_one_shape(make_dla, run):
+    folder = make_dla(batch=BatchRange(min=1, opt=4, max=8))
+    assert run(folder)["timing"]["shapes"] == {"x": [1, 3, 8, 8]}
+
+
+def test_a_bundle_for_the_gpu_has_nothing_for_dla(make_bundle, run):
+    options = RunOptions(device="dla0")
+    with pytest.raises(InputError, match="with a bundle for the GPU"):
+        run(make_bundle(), options=options)
+
+
+def test_an_earlier_report_does_not_pass_for_that_of_a_run_that_died(make_bundle, run, monkeypatch):
+    folder = make_bundle()
+    run(folder)
+    monkeypatch.setattr("deploy.board.run.read_facts", lambda: report_of(folder))
+    report = run(folder)
+    assert report["facts"]["passed"] is False
+    assert "verdict" not in report["facts"]
 
 
 def test_a_dynamic_engine_is_timed_at_the_shape_it_is_tuned_for(make_bundle, run):
