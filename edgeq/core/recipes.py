@@ -1,8 +1,9 @@
 """Recipes: published methods, and ours, as figures over shared blocks.
 
 A recipe is a TOML file in `edgeq/recipes/`. It has two halves: data (which images? the table `[synthesis]`) and
-numbers (which scales, codes and biases? the table `[training]`). A published method usually has one of them, and any
-data half goes with any numbers half: `load_recipe("dsg+brecq")`. A recipe of one half has the other of the default.
+numbers (which scales, codes and biases? the tables `[ranges]`, `[reconstruction]`, `[training]` and `[correction]`,
+followed in this order). A published method usually has one half, and any data half goes with any numbers half:
+`load_recipe("leaves+brecq")`. A recipe of one half has the other of the default.
 `[effort.quick.*]` and `[effort.max.*]` replace some figures of the standard effort, and `--set synthesis.samples=256`
 one figure of whatever was chosen.
 """
@@ -19,7 +20,12 @@ from typing import Any
 
 from edgeq.core.errors import EdgeqBug, InputError, describe_choices
 from edgeq.core.figures import parse_figure
-from edgeq.core.numbers_spec import TrainingSpec
+from edgeq.core.numbers_spec import (
+    CorrectionSpec,
+    RangesSpec,
+    ReconstructionSpec,
+    TrainingSpec,
+)
 from edgeq.core.serial import Spec
 from edgeq.core.specs import Effort
 from edgeq.core.synthesis_spec import SynthesisSpec
@@ -31,8 +37,11 @@ else:
 
 __all__ = [
     "DEFAULT_RECIPE",
+    "CorrectionSpec",
     "Kind",
+    "RangesSpec",
     "Recipe",
+    "ReconstructionSpec",
     "SynthesisSpec",
     "TrainingSpec",
     "list_recipes",
@@ -45,7 +54,12 @@ DEFAULT_RECIPE = "edgeq"
 
 # The tables of each half, and what reads them.
 _DATA: dict[str, type[Spec]] = {"synthesis": SynthesisSpec}
-_NUMBERS: dict[str, type[Spec]] = {"training": TrainingSpec}
+_NUMBERS: dict[str, type[Spec]] = {
+    "ranges": RangesSpec,
+    "reconstruction": ReconstructionSpec,
+    "training": TrainingSpec,
+    "correction": CorrectionSpec,
+}
 _TABLES = _DATA | _NUMBERS
 
 
@@ -83,7 +97,10 @@ class Recipe(Spec):
     notes: str
     effort: Effort
     synthesis: SynthesisSpec
+    ranges: RangesSpec
+    reconstruction: ReconstructionSpec
     training: TrainingSpec
+    correction: CorrectionSpec
     without_statistics: str = ""
 
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -99,8 +116,18 @@ class Recipe(Spec):
     @property
     def cost(self) -> str:
         """Return what its own halves ask for, in words."""
-        costs = {Kind.DATA: [self.synthesis.cost], Kind.NUMBERS: [self.training.cost]}
-        return ", ".join(costs.get(self.kind, [self.synthesis.cost, self.training.cost]))
+        parts = {Kind.DATA: [self.synthesis.cost], Kind.NUMBERS: [self.numbers_cost]}
+        return ", ".join(parts.get(self.kind, [self.synthesis.cost, self.numbers_cost]))
+
+    @property
+    def numbers_cost(self) -> str:
+        """Return what the numbers half asks for, in words."""
+        loops = []
+        if self.reconstruction.iterations:
+            loops.append(self.reconstruction.cost)
+        if self.training.steps:
+            loops.append(self.training.cost)
+        return ", ".join(loops) or "ranges alone"
 
 
 def recipe_names() -> tuple[str, ...]:

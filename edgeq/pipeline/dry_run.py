@@ -12,12 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeq.core.plan import QuantPlan
 from edgeq.core.samples import SampleSet
 from edgeq.pipeline.job import BuildOptions, Job, prepare
 from edgeq.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from edgeq.quant.train import TrainingProblem
 
 # Steps that are run to measure one, after a first one that is slower.
 MEASURED_STEPS = 3
@@ -59,7 +62,7 @@ class DryRun:
     def lines(self) -> list[str]:
         """Return the plan in words."""
         job, recipe, known = self.job, self.job.recipe, self.job.statistics
-        made, trained = recipe.synthesis, recipe.training
+        made = recipe.synthesis
         samples = (
             f"samples: {len(job.given)}, given"
             if job.given is not None
@@ -77,7 +80,7 @@ class DryRun:
             f"placement: {_count(job.plan)}",
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
             samples,
-            f"train: {trained.steps} steps of {trained.batch}: about {self.training_s:.0f} s",
+            f"train: {recipe.numbers_cost}: about {self.training_s:.0f} s",
             f"memory: about {self.memory_mb:.0f} MB",
             f"folder: {job.options.out}",
         ]
@@ -112,7 +115,7 @@ def _measure(job: Job) -> tuple[float, float]:
     from calib.estimate import with_targets
     from calib.problem import SynthesisProblem
     from calib.synthesize import synthesize
-    from edgeq.quant.train import TrainingProblem, train_student
+    from edgeq.quant.train import TrainingProblem
 
     full = job.recipe.synthesis
     problem = SynthesisProblem(
@@ -141,11 +144,30 @@ def _measure(job: Job) -> tuple[float, float]:
         last_map=job.last_map,
     )
 
-    def train(steps: int) -> None:
-        short = dataclasses.replace(job.recipe.training, steps=steps)
-        train_student(training, short, seed=job.options.seed)
+    return synthesis_s, _measure_numbers(job, training)
 
-    return synthesis_s, _extrapolate(train, job.recipe.training.steps)
+
+def _measure_numbers(job: Job, problem: TrainingProblem) -> float:
+    """Return the expected seconds of reconstruction and training."""
+    from edgeq.core.recipes import CorrectionSpec
+    from edgeq.quant.numbers import find_numbers
+
+    plain = dataclasses.replace(job.recipe, correction=CorrectionSpec())
+
+    def run(*, iterations: int = 0, steps: int = 0) -> None:
+        short = dataclasses.replace(
+            plain,
+            reconstruction=dataclasses.replace(plain.reconstruction, iterations=iterations),
+            training=dataclasses.replace(plain.training, steps=steps),
+        )
+        find_numbers(problem, short, seed=job.options.seed)
+
+    seconds = 0.0
+    if plain.reconstruction.iterations:
+        seconds += _extrapolate(lambda n: run(iterations=n), plain.reconstruction.iterations)
+    if plain.training.steps or not seconds:
+        seconds += _extrapolate(lambda n: run(steps=n), plain.training.steps)
+    return seconds
 
 
 def _extrapolate(loop: Callable[[int], object], steps: int) -> float:

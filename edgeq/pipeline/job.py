@@ -367,16 +367,24 @@ def _fit_batches(
     from edgeq.teacher.memory import fitting_batch
 
     sample = [torch.zeros(1, *spec.shape) for spec in specs]
-    wished = {"synthesis": recipe.synthesis.batch, "training": recipe.training.batch}
+    wished = {
+        "synthesis": recipe.synthesis.batch,
+        "reconstruction": recipe.reconstruction.batch,
+        "training": recipe.training.batch,
+    }
+    if not recipe.reconstruction.iterations:
+        del wished["reconstruction"]
     fitting = {name: fitting_batch(teacher, sample, batch) for name, batch in wished.items()}
     findings = tuple(
         f"{name}: batches of {fitting[name]} instead of {batch}, so that the activations fit into memory"
         for name, batch in wished.items()
         if fitting[name] != batch
     )
-    synthesis = dataclasses.replace(recipe.synthesis, batch=fitting["synthesis"])
-    training = dataclasses.replace(recipe.training, batch=fitting["training"])
-    return dataclasses.replace(recipe, synthesis=synthesis, training=training), findings
+    fitted: dict[str, Any] = {
+        name: dataclasses.replace(getattr(recipe, name), batch=batch)
+        for name, batch in fitting.items()
+    }
+    return dataclasses.replace(recipe, **fitted), findings
 
 
 def _require_pictures(

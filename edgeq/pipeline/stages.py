@@ -59,9 +59,10 @@ def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequenc
 def make_values(
     job: Job, samples: SampleSet, folder: Path, progress: Progress = SILENT
 ) -> Sequence[str]:
-    """Stage 6: train the student; keep its scales, codes and biases, and the losses."""
+    """Stage 6: find scales, codes and biases as the recipe says; keep them, and the losses."""
+    from edgeq.quant.numbers import find_numbers
     from edgeq.quant.storage import save_values
-    from edgeq.quant.train import TrainingProblem, train_student
+    from edgeq.quant.train import TrainingProblem
 
     problem = TrainingProblem(
         teacher=job.student_teacher,
@@ -71,9 +72,7 @@ def make_values(
         blocks=job.blocks,
         last_map=job.last_map,
     )
-    student, history = train_student(
-        problem, job.recipe.training, seed=job.options.seed, progress=progress
-    )
+    student, history = find_numbers(problem, job.recipe, seed=job.options.seed, progress=progress)
     write_json(folder / "plan.json", job.plan.to_dict())
     write_json(folder / "history.json", history)
     save_values(student.values(), folder / "trained.safetensors")

@@ -31,14 +31,7 @@ def mse_scale(x: Tensor, grid: Grid, *, limit: float | None = None) -> Tensor:
 
     Source: OMSE / Lp grid search with p = 2.
     """
-    rows = x.reshape(1, -1) if grid.axis is None else x.movedim(grid.axis, 0).flatten(1)
-    rows = rows.detach().float()
-    if not torch.isfinite(rows).all():
-        raise NumericsError(
-            "NaN or infinity in a tensor whose range is wanted",
-            why="a range is taken over finite values",
-            mend="look for overflow in the model; a float16 file may need to be exported in float32",
-        )
+    rows = to_rows(x, grid)
     amax = rows.abs().amax(1, keepdim=True)
     amax = torch.where(amax > 0, amax, torch.ones_like(amax))
     best = torch.full_like(amax, float("inf"))
@@ -56,6 +49,23 @@ def mse_scale(x: Tensor, grid: Grid, *, limit: float | None = None) -> Tensor:
     return scale[0, 0] if grid.axis is None else scale[:, 0]
 
 
+def to_rows(x: Tensor, grid: Grid) -> Tensor:
+    """Return `x` with one row a channel of `grid.axis`, or as one row: [C, n] or [1, n], float32.
+
+    Raises:
+        NumericsError: if `x` has NaN or infinity.
+    """
+    rows = x.reshape(1, -1) if grid.axis is None else x.movedim(grid.axis, 0).flatten(1)
+    rows = rows.detach().float()
+    if not torch.isfinite(rows).all():
+        raise NumericsError(
+            "NaN or infinity in a tensor whose range is wanted",
+            why="a range is taken over finite values",
+            mend="look for overflow in the model; a float16 file may need to be exported in float32",
+        )
+    return rows
+
+
 class ValueSample:
     """A bounded, deterministic sample of the values of a tensor that is seen batch by batch.
 
@@ -66,13 +76,19 @@ class ValueSample:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._parts: list[Tensor] = []
+        self._peaks: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
         """Keep evenly spaced values of `x`, and its extremes."""
         flat = x.detach().flatten()
         step = max(1, flat.numel() // self._limit)
         self._parts += [flat[::step].clone(), flat.amin()[None], flat.amax()[None]]
+        self._peaks.append(flat.abs().amax()[None])
 
     def values(self) -> Tensor:
         """Return everything that was kept, [n]."""
         return torch.cat(self._parts)
+
+    def peaks(self) -> Tensor:
+        """Return the largest absolute value of each batch, [batches]."""
+        return torch.cat(self._peaks)

@@ -24,13 +24,18 @@ from edgeq.core.numerics import (
 )
 from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, QuantPlan, Role, SharedRange
 from edgeq.core.quantized import QuantizedValues
+from edgeq.core.recipes import RangesSpec
 from edgeq.graph.placement.flow import SHAPE_READERS
 from edgeq.quant.fake_quant import FakeQuantizer
-from edgeq.quant.ranges import ValueSample, mse_scale
+from edgeq.quant.initialisers import choose_range
+from edgeq.quant.ranges import ValueSample
 from edgeq.teacher.teacher import Teacher, with_outputs
 
 # Half of what INT32 holds: the products are added to it.
 LARGEST_BIAS_CODE = 1 << 30
+
+# The ranges of the default recipe.
+SEARCHED = RangesSpec()
 
 # Values of each tensor and batch that the range search sees.
 VALUES_PER_BATCH = 1 << 14
@@ -233,16 +238,20 @@ class _CodeReader(fx.Interpreter):
 
 
 def first_scales(
-    teacher: Teacher, plan: QuantPlan, batches: Sequence[Sequence[Tensor]]
+    teacher: Teacher,
+    plan: QuantPlan,
+    batches: Sequence[Sequence[Tensor]],
+    spec: RangesSpec = SEARCHED,
 ) -> dict[str, Tensor]:
-    """Return the first scale of every owner tensor: fixed, or by search on weights and observed activations.
+    """Return the first scale of every owner tensor: fixed, or read from weights and observed activations.
 
-    A scale that several tensors share is searched over the values of all of them.
+    A scale that several tensors share is read from the values of all of them.
 
     Args:
         teacher: float.
         plan: whose tensors are wanted.
         batches: inputs that show the ranges, one tensor a graph input.
+        spec: which initialiser reads them.
     """
     families = _families(plan)
     observed = observe(teacher, [name for family in families.values() for name in family], batches)
@@ -256,10 +265,14 @@ def first_scales(
             )
         elif decision.role is Role.WEIGHT:
             weight = teacher.module.get_parameter(parameters[decision.tensor])
-            scales[decision.tensor] = mse_scale(weight, grid)
+            scales[decision.tensor] = choose_range(weight, grid, spec.weights, spec)
         elif not isinstance(decision.owner, SharedRange):
-            values = [observed[name].values() for name in families[decision.tensor]]
-            scales[decision.tensor] = mse_scale(torch.cat(values), grid, limit=limit_of(decision))
+            seen = [observed[name] for name in families[decision.tensor]]
+            peaks = spec.activations == "batch_max"
+            values = torch.cat([item.peaks() if peaks else item.values() for item in seen])
+            scales[decision.tensor] = choose_range(
+                values, grid, spec.activations, spec, limit=limit_of(decision)
+            )
     return scales
 
 

@@ -55,7 +55,12 @@ class TrainingProblem:
 
 
 def train_student(
-    problem: TrainingProblem, spec: TrainingSpec, *, seed: int, progress: Progress | None = None
+    problem: TrainingProblem,
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    student: Student | None = None,
 ) -> tuple[Student, list[dict[str, float]]]:
     """Return the trained student and its loss terms over time.
 
@@ -64,6 +69,7 @@ def train_student(
         spec: figures of the recipe.
         seed: of the build.
         progress: told the loss at every step.
+        student: is trained further, in place; None makes one with searched ranges.
 
     Returns:
         student: after the last step (there is no choice of a best one: nothing to choose by).
@@ -75,9 +81,10 @@ def train_student(
     progress = progress or NoProgress()
     x = _tensors(problem)
     progress.start("train", max(spec.steps, 1), "step")
-    shown = [torch.split(item[: spec.range_samples], spec.batch) for item in x]
-    ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
-    student = Student(problem.teacher, problem.plan, ranges)
+    if student is None:
+        shown = [torch.split(item[: spec.range_samples], spec.batch) for item in x]
+        ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
+        student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []
     loop = _Loop(problem, student, spec)
     generator = torch.Generator().manual_seed(derive_seed(seed, "train"))

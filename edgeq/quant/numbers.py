@@ -1,0 +1,67 @@
+"""The numbers half of a recipe, from first scales to the student that is written.
+
+Entry: `find_numbers`. The parts come in the order in which published methods have them: equalization, first ranges,
+reconstruction, training, correction. Each is off where the recipe leaves it out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from edgeq.core.progress import NoProgress, Progress
+from edgeq.core.recipes import Recipe
+from edgeq.quant.correct import correct_outputs
+from edgeq.quant.equalize import equalize
+from edgeq.quant.reconstruct import reconstruct
+from edgeq.quant.student import Student, first_scales
+from edgeq.quant.train import TrainingProblem, train_student
+
+
+def find_numbers(
+    problem: TrainingProblem, recipe: Recipe, *, seed: int, progress: Progress | None = None
+) -> tuple[Student, list[dict[str, float]]]:
+    """Return the student with its final scales, weights and biases, and the losses on the way.
+
+    Args:
+        problem: teacher, plan and sample set.
+        recipe: whose numbers half is followed.
+        seed: of the build.
+        progress: told of every loop.
+
+    Raises:
+        BuildError: if a loss stops being finite.
+    """
+    progress = progress or NoProgress()
+    if recipe.ranges.equalize:
+        teacher, _ = equalize(problem.teacher, problem.plan)
+        problem = dataclasses.replace(problem, teacher=teacher)
+    x = all_samples(problem)
+    training = recipe.training
+    shown = [torch.split(item[: training.range_samples], training.batch) for item in x]
+    scales = first_scales(
+        problem.teacher, problem.plan, list(zip(*shown, strict=True)), recipe.ranges
+    )
+    student = Student(problem.teacher, problem.plan, scales)
+    history: list[dict[str, float]] = []
+    if recipe.reconstruction.iterations:
+        history += reconstruct(
+            problem, student, x, recipe.reconstruction, seed=seed, progress=progress
+        )
+    if training.steps or not recipe.reconstruction.iterations:
+        student, rows = train_student(
+            problem, training, seed=seed, progress=progress, student=student
+        )
+        history += rows
+    if recipe.correction.bias or recipe.correction.variance:
+        limited = [item[: training.range_samples] for item in x]
+        correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
+    return student, history
+
+
+def all_samples(problem: TrainingProblem) -> list[Tensor]:
+    """Return the samples of every input, in file order, as float32."""
+    feed = problem.samples.feed()
+    return [torch.from_numpy(feed[name]).float() for name in problem.teacher.inputs]

@@ -1,0 +1,55 @@
+"""What a unit is fitted to. Every reduction is stated."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from edgeq.quant.cones import cone
+from edgeq.quant.objectives import relative_error
+from edgeq.quant.units import Unit
+from edgeq.teacher.teacher import Teacher
+
+
+def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0) -> Tensor:
+    """Return |made - wanted|^power, summed over channels, mean over samples and positions.
+
+    Channels are axis 1, and the last axis of [N, T, C]. The regulariser's weight depends on this sum.
+    Source: the released code of BRECQ, QDrop, Genie and PD-Quant (`lp_loss`). BRECQ's paper weights it by Fisher
+    information; its released script does not.
+    """
+    axis = -1 if made.ndim == 3 else 1
+    return (made.float() - wanted.float()).abs().pow(power).sum(axis).mean()
+
+
+def suffix_of(teacher: Teacher, unit: Unit) -> fx.GraphModule | None:
+    """Return the float network behind a block, up to the first output; None behind the last one, or inside a block."""
+    final = teacher.fx_node_of[teacher.outputs[0]]
+    if unit.output == final or unit.inputs != unit.anchor:
+        return None
+    return cone(teacher.module, (unit.output,), (final,))
+
+
+def prediction_difference(
+    suffix: fx.GraphModule, made: Tensor, wanted: Tensor, *, temperature: float, has_classes: bool
+) -> Tensor:
+    """Return KL(softmax(z / T) || softmax(z_hat / T)), summed over classes, mean over samples.
+
+    z is what the float `suffix` makes of the teacher's value, z_hat what it makes of the unit's. Where the output gives
+    no class scores, the relative squared error of the output takes its place (deviation).
+    Source: PD-Quant (Liu et al., CVPR 2023); there is no factor T^2. Deviation: no distribution correction, which needs
+    BatchNormalization unfolded; images that were matched to its statistics do not need it.
+    """
+    with torch.no_grad():
+        (z,) = suffix(wanted)
+    (z_hat,) = suffix(made)
+    z, z_hat = z.float(), z_hat.float()
+    if not has_classes:
+        return relative_error(z_hat, z)
+    return F.kl_div(
+        F.log_softmax(z_hat / temperature, 1),
+        F.log_softmax(z / temperature, 1),
+        log_target=True,
+        reduction="batchmean",
+    )

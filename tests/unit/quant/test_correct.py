@@ -1,0 +1,62 @@
+"""After correction the outputs of a layer have the mean, and the variance, that the teacher's have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgeq.core.recipes import CorrectionSpec
+from edgeq.quant.correct import correct_outputs
+from edgeq.teacher.teacher import with_outputs
+
+LAYERS = ("c0", "c1", "c2", "y")
+
+
+def corrected(case, problem, **figures):
+    student = case.student()
+    count = correct_outputs(problem, student, [case.x], CorrectionSpec(**figures), batch=8)
+    return student, count
+
+
+def moments(case, teacher):
+    with torch.no_grad():
+        values = with_outputs(teacher, LAYERS)(case.x)[1]
+    rows = [value.movedim(1, 0).flatten(1) for value in values]
+    return [row.mean(1) for row in rows], [row.var(1, unbiased=False) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def case(make_case):
+    return make_case("w3a3")
+
+
+@pytest.fixture(scope="module")
+def problem(case, make_problem):
+    return make_problem(case)
+
+
+def test_the_mean_of_every_channel_is_the_teachers(case, problem):
+    student, count = corrected(case, problem, bias=True)
+    assert count == len(LAYERS)
+    wanted, found = moments(case, case.teacher)[0], moments(case, student.teacher)[0]
+    for a, b in zip(wanted, found, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4)
+    before = moments(case, case.student().teacher)[0]
+    assert float((before[2] - wanted[2]).abs().max()) > 1e-3
+
+
+def test_the_variance_of_every_channel_is_the_teachers(case, problem):
+    student, _ = corrected(case, problem, bias=True, variance=True)
+    for wanted, found in zip(
+        moments(case, case.teacher), moments(case, student.teacher), strict=True
+    ):
+        for a, b in zip(wanted, found, strict=True):
+            torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("figures", [{"bias": True}, {"variance": True}])
+def test_no_code_moves(case, problem, figures):
+    student, _ = corrected(case, problem, **figures)
+    before, after = case.student().values().codes, student.values().codes
+    assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -1,0 +1,175 @@
+"""Reconstruction fits units to the teacher, on the codes that are written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from edgeq.core.errors import BuildError
+from edgeq.core.plan import Role
+from edgeq.core.recipes import Kind, ReconstructionSpec, list_recipes
+from edgeq.quant.reconstruct import reconstruct
+from edgeq.quant.student import Student
+from edgeq.quant.unit_objectives import channel_error
+
+SPEC = ReconstructionSpec(
+    iterations=12, batch=8, rounding_rate=0.1, scale_rate=0.01, keep=0.5, prefix=0.5
+)
+METHODS = {
+    item.name: item.reconstruction for item in list_recipes() if item.reconstruction.iterations
+}
+
+
+@pytest.fixture(scope="module")
+def case(make_case):
+    return make_case("w3a3")
+
+
+@pytest.fixture(scope="module")
+def problem(case, make_problem):
+    return make_problem(case, blocks=("r0", "r2"))
+
+
+def fit(case, problem, spec, seed=0):
+    student = case.student()
+    history = reconstruct(problem, student, [case.x], spec, seed=seed)
+    return student, history
+
+
+def error(case, student):
+    with torch.no_grad():
+        return float(
+            (student.teacher.module(case.x)[0] - case.teacher.module(case.x)[0]).square().mean()
+        )
+
+
+def largest_change(first, second):
+    a, b = first.values(), second.values()
+    return max(np.abs(a.codes[name].astype(int) - b.codes[name]).max() for name in a.codes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_nearer_to_the_teacher_than_it_began(case, problem, name):
+    spec = dataclasses.replace(METHODS[name], iterations=30, batch=8, rounding_rate=0.1)
+    student, _ = fit(case, problem, spec)
+    assert error(case, student) < error(case, case.student())
+
+
+@pytest.mark.parametrize("unit", ["block", "layer"])
+def test_rounding_moves_a_code_by_one_at_most(case, problem, unit):
+    student, _ = fit(case, problem, dataclasses.replace(SPEC, unit=unit))
+    assert largest_change(student, case.student()) == 1
+
+
+def test_the_written_codes_compute_what_the_student_does(case, problem):
+    student, _ = fit(case, problem, SPEC)
+    again = Student.from_values(case.teacher, case.plan, student.values())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.teacher.module(case.x)[0], student.teacher.module(case.x)[0], atol=1e-5, rtol=1e-4
+        )
+
+
+def test_the_same_seed_gives_the_same_values_and_another_does_not(case, problem):
+    first, again, other = (fit(case, problem, SPEC, seed)[0].values() for seed in (0, 0, 1))
+    same = [np.array_equal(first.codes[name], again.codes[name]) for name in first.codes]
+    assert all(same)
+    assert any(not np.array_equal(first.codes[name], other.codes[name]) for name in first.codes)
+
+
+def test_what_has_no_rate_stays(case, problem):
+    spec = dataclasses.replace(SPEC, rounding="nearest", scale_rate=0.0)
+    student, history = fit(case, problem, spec)
+    assert history == []
+    assert largest_change(student, case.student()) == 0
+    before, after = case.student().values(), student.values()
+    assert all(np.array_equal(before.scales[name], after.scales[name]) for name in before.scales)
+
+
+@pytest.mark.parametrize(
+    ("figures", "role", "moves"),
+    [
+        ({"scale_rate": 0.0}, Role.ACTIVATION, False),
+        ({"scale_rate": 0.01}, Role.ACTIVATION, True),
+        ({"scale_rate": 0.01, "activations": "float"}, Role.ACTIVATION, False),
+        ({"scale_rate": 0.01, "activations": "after"}, Role.ACTIVATION, True),
+        ({"weight_scale_rate": 0.0}, Role.WEIGHT, False),
+        ({"weight_scale_rate": 0.01}, Role.WEIGHT, True),
+    ],
+)
+def test_scales_are_learned_where_they_have_a_rate(case, problem, figures, role, moves):
+    student, _ = fit(case, problem, dataclasses.replace(SPEC, **figures))
+    before, after = case.student().parameters_of(role), student.parameters_of(role)
+    assert any(not torch.equal(before[name], after[name]) for name in before) is moves
+
+
+def test_weights_and_biases_themselves_can_be_learned(case, problem):
+    spec = dataclasses.replace(SPEC, rounding="weights", weight_rate=0.05, bias_rate=0.01)
+    student, _ = fit(case, problem, spec)
+    assert error(case, student) < error(case, case.student())
+    biases = {name: bias for name, (bias, _) in case.student().biases().items()}
+    assert all(not torch.equal(bias, biases[name]) for name, (bias, _) in student.biases().items())
+
+
+def test_quantizers_are_on_and_nothing_is_dropped_when_it_is_done(case, problem):
+    student, _ = fit(case, problem, dataclasses.replace(SPEC, activations="float"))
+    assert all(quantizer.enabled for quantizer in student.quantizers.values())
+    with torch.no_grad():
+        first, second = (student.teacher.module(case.x)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_prediction_counts_in_all_units_but_the_last(case, problem):
+    _, history = fit(case, problem, dataclasses.replace(SPEC, prediction=1.0))
+    has_it = ["prediction" in row for row in history]
+    assert has_it[0]
+    assert not has_it[-1]
+
+
+def test_an_output_without_classes_has_a_prediction_too(case, make_problem):
+    samples = dataclasses.replace(make_problem(case).samples, labels=None)
+    problem = make_problem(case, blocks=("r0", "r2"), samples=samples)
+    _, history = fit(case, problem, dataclasses.replace(SPEC, prediction=1.0))
+    assert history[0]["prediction"] > 0
+
+
+def test_the_regulariser_waits_for_the_warm_up(case, problem):
+    _, history = fit(case, problem, dataclasses.replace(SPEC, warmup=0.5))
+    assert "regulariser" not in history[0]
+    assert "regulariser" in history[-1]
+
+
+def test_a_loss_that_runs_away_ends_the_build(case, problem):
+    with pytest.raises(BuildError, match="no longer finite") as caught:
+        fit(case, problem, dataclasses.replace(SPEC, regulariser=float("inf")))
+    assert "reconstruction.rounding_rate" in caught.value.mend
+
+
+def test_weights_outside_every_unit_are_told(case, make_problem, caplog):
+    """The second head does not bear on the first output."""
+    from edgeq.quant import reconstruct as module
+
+    module._tell_left_alone(case.plan, ())
+    assert "4 of 4 weights are in no unit" in caplog.text
+
+
+def test_the_error_is_summed_over_channels():
+    made, wanted = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    assert float(channel_error(made, wanted)) == 3.0
+    assert float(channel_error(torch.ones(2, 7, 3), torch.zeros(2, 7, 3))) == 3.0
+    assert float(channel_error(2 * made, wanted, 3.0)) == 24.0
+
+
+def test_files_do_not_stay(case, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fit(case, problem, dataclasses.replace(SPEC, iterations=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_reconstruction_recipe_is_one_of_numbers():
+    assert {"adaround", "brecq", "qdrop", "genie-m", "pd-quant"} <= set(METHODS)
+    kinds = {item.kind for item in list_recipes() if item.name in METHODS}
+    assert kinds == {Kind.NUMBERS}
