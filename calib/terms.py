@@ -114,7 +114,11 @@ class Terms:
                 self._features.add(self._module(*x)[1][-1].flatten(1), labels)
 
     def weigh(self, x: Sequence[Tensor], wanted: Wanted) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss, each []; those of weight 0 are left out."""
+        """Return the weighted terms of the loss, each []; those of weight 0 are left out.
+
+        Raises:
+            CalibError: if all are.
+        """
         outputs, activations = self._module(*x)
         terms = self._statistics_terms([measure(a) for a in activations[: self._layers]], wanted)
         terms |= self._picture_terms(x)
@@ -129,12 +133,18 @@ class Terms:
                 high=spec.margin_high,
             )
             terms["margin"] = spec.margin * found
+        if not terms:
+            raise CalibError(
+                "nothing moves the samples: every weight of the synthesis is 0",
+                why="the loss is the weighted sum of the recipe's terms that this network can have",
+                mend="pass --set synthesis.batch_statistics=1, or take --recipe leaves",
+            )
         return terms
 
     def _statistics_terms(self, moments: Sequence[Moments], wanted: Wanted) -> dict[str, Tensor]:
         spec = self._spec
         terms = {}
-        if moments:
+        if moments and spec.batch_statistics > 0:
             found = batch_term(moments, self._targets, distance=self._distance)
             terms["statistics"] = spec.batch_statistics * self._factor * found
         if spec.sample_statistics > 0 and any(m.sample_mean is not None for m in moments):

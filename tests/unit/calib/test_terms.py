@@ -47,6 +47,13 @@ def test_weights_are_factors(problem, make_spec, x):
         assert three[name] == pytest.approx(3 * one[name], rel=1e-5)
 
 
+def test_a_loss_without_a_term_is_refused(problem, make_spec, x):
+    weights = ("batch_statistics", "sample_statistics", "decorrelation", "label")
+    with pytest.raises(CalibError, match="every weight of the synthesis is 0") as caught:
+        weigh(problem, make_spec(**dict.fromkeys(weights, 0.0)), x)
+    assert "--recipe leaves" in caught.value.mend
+
+
 def test_the_features_are_what_enters_the_classifier(problem):
     assert classifier_input(problem.teacher) == "f"
 
