@@ -1,28 +1,33 @@
 """What known shapes decide: the values of Shape nodes and of the arithmetic on them, from ONNX's shape inference.
 
-Entry: `fold_shapes`. The inference propagates the values of shape tensors one axis at a time, so that a dynamic batch
-does not hide the other axes. It keeps them to itself, but tells them as the shape of a probe: a ConstantOfShape.
+Entries: `fold_shapes`, and `evaluate_small` for one tensor that follows from what it found. The inference propagates
+the values of shape tensors one axis at a time, so that a dynamic batch does not hide the other axes. It keeps them to
+itself, but tells them as the shape of a probe: a ConstantOfShape.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgeq.graph.batch_axis import lacks_batch_axis
-from edgeq.graph.view import GraphView, unique_name
+from edgeq.graph.structure import subgraphs
+from edgeq.graph.view import GraphView, node_id, unique_name
 
 Values = dict[str, NDArray[Any]]
 
 _LOG = logging.getLogger(__name__)
 _SHAPES = ("Shape", "Size")
 _IR = 8  # of the probes alone, so that an initializer needs no input
+_ELEMENTS_MAX = 64  # of what is computed from sizes; more are data
 _OPSET = 13  # below it, ONNX's inference propagates no values
 
 
@@ -114,3 +119,60 @@ def _cut_out(view: GraphView, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
             kind = view.element_type(name)
             cut.graph.input.append(helper.make_tensor_value_info(name, kind, view.shape(name)))
     return cut if view.opset >= _OPSET else onnx.version_converter.convert_version(cut, _OPSET)
+
+
+def evaluate_small(view: GraphView, tensor: str, known: Values) -> NDArray[Any] | None:
+    """Return the value of `tensor` if it follows from `known` values and constants, all of them small.
+
+    ONNX's reference evaluator computes it: `fold_shapes` knows no booleans, no Range and no tensors of other types.
+    """
+    nodes: dict[str, onnx.NodeProto] = {}
+    leaves: Values = {}
+    waiting = [tensor]
+    while waiting:
+        name = waiting.pop()
+        node = view.producer(name)
+        if name in leaves or name in nodes or not name:
+            continue
+        value = known.get(name) if name in known else view.constant(name)
+        if value is not None:
+            leaves[name] = value
+        elif node is None or not _is_small(view, name, known) or any(subgraphs(node)):
+            return None
+        else:
+            nodes[name] = node
+            waiting += node.input
+    made = {node_id(node) for node in nodes.values()}
+    graph = onnx.GraphProto(
+        name="value",
+        node=[node for node in view.nodes if node_id(node) in made],
+        initializer=[numpy_helper.from_array(value, name) for name, value in leaves.items()],
+        output=[onnx.ValueInfoProto(name=tensor)],
+    )
+    model = helper.make_model(graph, opset_imports=view.model.opset_import)
+    try:
+        (result,) = ReferenceEvaluator(model).run(None, {})
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        _LOG.warning("'%s' was not computed from known shapes: %s", tensor, error)
+        return None
+    return np.asarray(result)
+
+
+def _is_small(view: GraphView, name: str, known: Values) -> bool:
+    shape, node = view.shape(name), view.producer(name)
+    if shape is not None and None not in shape:
+        return math.prod(size or 0 for size in shape) <= _ELEMENTS_MAX
+    if node is None or node.op_type != "Range":
+        return False
+    bounds = [evaluate_small(view, item, known) for item in node.input]
+    if any(value is None or value.size != 1 for value in bounds):
+        return False
+    start, limit, step = (value.item() for value in bounds if value is not None)
+    return bool(step) and (limit - start) / step <= _ELEMENTS_MAX

@@ -7,26 +7,15 @@ importer refuses it.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import helper
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_shapes import Values, fold_shapes
+from edgeq.graph.fold_shapes import Values, evaluate_small, fold_shapes
 from edgeq.graph.structure import subgraphs, walk_graphs
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
-
-_LOG = logging.getLogger(__name__)
-
-# A condition is computed from sizes; what has more elements than this is data.
-_ELEMENTS_MAX = 64
 
 
 def inline_branches(inferred: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -74,7 +63,7 @@ def _taken_branches(view: GraphView) -> dict[str, onnx.GraphProto]:
     for node in view.nodes:
         if node.op_type != "If":
             continue
-        value = _evaluate(view, node.input[0], known)
+        value = evaluate_small(view, node.input[0], known)
         if value is not None and value.size == 1:
             branch = attribute(node, "then_branch" if value.item() else "else_branch")
             if not isinstance(branch, onnx.GraphProto) or len(branch.output) != len(node.output):
@@ -86,56 +75,6 @@ def _taken_branches(view: GraphView) -> dict[str, onnx.GraphProto]:
                 )
             found[node_id(node)] = branch
     return found
-
-
-def _evaluate(view: GraphView, tensor: str, known: Values) -> NDArray[Any] | None:
-    """Return the value of `tensor` if it follows from `known` values and constants, all of them small."""
-    nodes: dict[str, onnx.NodeProto] = {}
-    leaves: Values = {}
-    waiting = [tensor]
-    while waiting:
-        name = waiting.pop()
-        node = view.producer(name)
-        if name in leaves or name in nodes or not name:
-            continue
-        value = known.get(name) if name in known else view.constant(name)
-        if value is not None:
-            leaves[name] = value
-        elif node is None or not _is_small(view, name) or any(subgraphs(node)):
-            return None
-        else:
-            nodes[name] = node
-            waiting += node.input
-    made = {node_id(node) for node in nodes.values()}
-    graph = onnx.GraphProto(
-        name="condition",
-        node=[node for node in view.nodes if node_id(node) in made],
-        initializer=[numpy_helper.from_array(value, name) for name, value in leaves.items()],
-        output=[onnx.ValueInfoProto(name=tensor)],
-    )
-    model = helper.make_model(graph, opset_imports=view.model.opset_import)
-    try:
-        (result,) = ReferenceEvaluator(model).run(None, {})
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        _LOG.warning("the condition '%s' was not computed, so its If stays: %s", tensor, error)
-        return None
-    return np.asarray(result)
-
-
-def _is_small(view: GraphView, name: str) -> bool:
-    shape = view.shape(name)
-    return (
-        shape is not None
-        and None not in shape
-        and math.prod(size or 0 for size in shape) <= _ELEMENTS_MAX
-    )
 
 
 def _splice(

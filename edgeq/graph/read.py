@@ -21,7 +21,9 @@ from edgeq.graph.as_float32 import as_float32
 from edgeq.graph.findings import require_none
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
+from edgeq.graph.inline_sequences import inline_sequences
 from edgeq.graph.storage import BYTES_MAX, check_sizes, load_external, plan_external
+from edgeq.graph.store_axes import store_axes
 from edgeq.graph.structure import check_structure
 from edgeq.graph.values import check_extents, check_values
 
@@ -61,8 +63,8 @@ class LoadedModel:
 
     Attributes:
         model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
-            every If of known condition by the branch that is taken, and half precision inside by float32; nothing else
-            is added or changed.
+            every If of known condition by the branch that is taken, sequences of tensors by the tensors, axes that
+            shapes decide by constants, and half precision inside by float32; nothing else is added or changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
@@ -96,7 +98,7 @@ def load_model(path: Path) -> LoadedModel:
     inlined = inline_functions(model, path)
     if inlined is not model:
         check_structure(inlined, path)
-    model, inferred = _inline_branches(inlined, path)
+    model, inferred = _settle(inlined, path)
     check_extents(inferred, path)
     check_values(model, path)
     wide = as_float32(model)
@@ -255,14 +257,20 @@ def _refused(error: Exception, path: Path) -> ModelError:
     )
 
 
-def _inline_branches(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Return `model` without If nodes of known condition, and a copy with inferred shapes."""
+def _settle(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return `model` with what known shapes and constants decide written down, and a copy with inferred shapes.
+
+    One rewrite makes shapes known that the next needs, so they are repeated until none finds anything.
+    """
     while True:
         inferred = _infer(model, path)
-        inlined = inline_branches(inferred, model)
-        if inlined is model:
+        for rewrite in (inline_branches, inline_sequences, store_axes):
+            found = rewrite(inferred, model)
+            if found is not model:
+                break
+        else:
             return model, inferred
-        model = inlined
+        model = found
 
 
 def _digest(data: bytes, files: list[Path]) -> str:

@@ -113,8 +113,10 @@ def test_computed_reshapes_of_an_old_opset_are_built(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["ds_cnn", "resnet", "unet"]
-)  # ds_cnn computes the axes of its mean
+    # ds_cnn computes the axes of its mean; shufflenet and yolo split into sequences
+    "name",
+    ["ds_cnn", "resnet", "shufflenet_v2", "unet", "yolo"],
+)
 def test_the_default_exporter_keeps_batchnorm_if_it_may_not_optimise(name, tmp_path):
     family = FAMILIES[name]
     model = export_dynamo(
