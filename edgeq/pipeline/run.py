@@ -50,7 +50,7 @@ class BuildResult:
         lines += [
             f"output '{o['tensor']}': SQNR {o['sqnr_db']:.1f} dB" for o in agreement["outputs"]
         ]
-        lines.append(f"student and ONNX Runtime: largest difference {codes['largest']} code")
+        lines.append(f"student and ONNX Runtime: largest difference in codes {codes['largest']}")
         if self.results["typing"]["against_fp32"] is not None:
             lines.append(_say_typing(self.results["typing"]))
         if self.results["fusions"] is not None:

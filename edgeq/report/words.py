@@ -76,7 +76,7 @@ def say_verdict(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             "Size",
             f"{_kb(size['before'])}, now {_kb(size['after'])} (ratio {size['after'] / size['before']:.2f})",
         ),
-        ("Student against ONNX Runtime", f"largest difference: {results['codes']['largest']} code"),
+        ("Largest difference in codes, student to ONNX Runtime", str(results["codes"]["largest"])),
     ]
 
 
