@@ -43,7 +43,7 @@ def compare(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how far two models agree, and find the first tensor that diverges."""
+    """Measure how far two models agree, and where they part."""
     from deploy.compare import DEFAULT_LIMIT_DB, compare_models
     from edgeq.cli.progress import make_progress
 

@@ -53,7 +53,7 @@ def deploy(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Copy a bundle to a board over SSH, run it there with live output, bring the report back."""
+    """Copy a bundle to a board over SSH and run it there. Output is live; the report comes back."""
     from deploy.deployment import deploy_bundle, require_pass
     from deploy.ssh import Access
     from edgeq.cli.progress import make_progress

@@ -21,7 +21,7 @@ def device_check(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The findings.")] = Path(REPORT),
     as_json: options.Json = False,
 ) -> None:
-    """Ask the TensorRT of this machine what the documents could not verify; run it on the board."""
+    """Ask this machine's TensorRT what the documents leave open. Run it on the board."""
     from deploy.board.device_check import check_device
     from deploy.cards import load_card
     from deploy.probes import write_probes

@@ -71,7 +71,7 @@ def engine(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Build a TensorRT engine on this machine and tell what runs in INT8."""
+    """Build a TensorRT engine on this machine. Tells what runs in INT8."""
     from deploy.cards import load_card
     from deploy.engine.build import build_engine
     from deploy.engine.request import EngineSpec

@@ -30,7 +30,7 @@ def explain(
     shape: options.Shapes = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the placement for a target: tensor, grid, rule, reason; and the kernels that TensorRT is predicted to make.
+    """Print the placement for a target. Each tensor has grid, rule and reason; predicted kernels follow.
 
     Of a MODEL that has Q/DQ nodes already, of any tool, only the prediction is printed.
     """

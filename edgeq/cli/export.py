@@ -42,7 +42,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace the file if it is there.")
     ] = False,
 ) -> None:
-    """Write a PyTorch network as ONNX with BatchNorm kept, and prove the file equal to it."""
+    """Write a PyTorch network as ONNX with BatchNorm kept. The file is proved equal to it."""
     options.say_defaults(context)
     shapes = options.read_shapes(
         [f"{INPUT}:{shape[0]}"] if len(shape) == 1 and ":" not in shape[0] else shape

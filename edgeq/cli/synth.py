@@ -29,7 +29,7 @@ def synth(
     settings: options.Settings = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Make a synthetic sample set from the network's own statistics."""
+    """Make the synthetic sample set of a network alone."""
     from edgeq.cli.progress import make_progress
     from edgeq.pipeline import run_synth
 

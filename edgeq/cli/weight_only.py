@@ -42,7 +42,7 @@ def weight_only(
     as_json: options.Json = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Store the weights of MatMul and Gemm in 4 bits; activations stay float. Takes seconds and no data.
+    """Store the weights of MatMul and Gemm in 4 bits. Activations stay float. Takes seconds and no data.
 
     Products with such weights are computed in FP16, so the graph is fp16-typed wherever the target takes that.
     Convolutions stay float: no TensorRT has INT4 ones. `edgeq build --bits w4a8` has 4-bit convolutions in INT8.

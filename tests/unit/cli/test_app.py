@@ -81,6 +81,12 @@ def test_help_lists_every_verb(edgeq: Any) -> None:
     assert [verb for verb in VERBS if f"\n  {verb} " not in done.out] == []
 
 
+def test_help_cuts_no_sentence_short(edgeq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    verbs = edgeq("--help").out.partition("Commands:")[2]
+    assert [line for line in verbs.splitlines() if line.endswith("...")] == []
+
+
 def test_version_is_that_of_the_package(edgeq: Any) -> None:
     assert edgeq("--version").out == f"edgeq {__version__}\n"
 
