@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_trt.sshd import Server, run_sshd
 
-from deploy.deployment import deploy_bundle, require_pass
+from deploy.deployment import _make_folders, deploy_bundle, require_pass
 from edgeq.core.errors import DeviceError, GateFailed, InputError, TargetError
 from edgeq.core.files import digest_file
 
@@ -256,3 +258,31 @@ def test_a_folder_that_cannot_be_written_is_told(make_bundle, deploy, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DeviceError, match="cannot be used"):
         deploy(make_bundle(), folder=str(tmp_path / "file" / "x"))
+
+
+def test_a_folder_that_another_run_makes_at_the_same_time_is_no_fault():
+    made = []
+
+    def stat_of(path):
+        if not made:
+            raise FileNotFoundError
+        return SimpleNamespace(st_mode=stat.S_IFDIR)
+
+    def mkdir(path):
+        made.append(path)  # by the other run, a moment before ours
+        raise OSError("Failure")
+
+    _make_folders(SimpleNamespace(files=SimpleNamespace(stat=stat_of, mkdir=mkdir)), "place")
+    assert made == ["place"]
+
+
+def test_a_folder_that_cannot_be_made_is_told():
+    def refuse(path):
+        raise FileNotFoundError
+
+    def mkdir(path):
+        raise OSError("Failure")
+
+    board = SimpleNamespace(files=SimpleNamespace(stat=refuse, mkdir=mkdir))
+    with pytest.raises(OSError, match="Failure"):
+        _make_folders(board, "place")
