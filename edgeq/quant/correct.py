@@ -35,8 +35,8 @@ def correct_outputs(
     corrected already:
         variance: a = sqrt(Var y / Var y_q), W scale *= a (its codes stay); 1 where that is off;
         bias: b <- mean y - a (mean y_q - b).
-    Layers without a bias of their own stay as they are: the file has none to be changed. Where a weight has one scale
-    for all channels, its variance stays.
+    Layers without a bias of their own stay as they are: the file has none to be changed. Where a weight has no
+    scale of its own for each output channel, or several layers read it, the variance stays.
 
     Args:
         problem: the teacher.
@@ -49,23 +49,25 @@ def correct_outputs(
     al., Neural Processing Letters 2023). The second is a reconstruction: only its abstract was at hand, and on a folded
     graph there is no BatchNormalization to update.
     """
-    of_layer = {
-        site.node: decision.tensor
+    alone = {
+        decision.sites[0].node: decision.tensor
         for decision in problem.plan.quantized(Role.WEIGHT)
-        for site in decision.sites
+        if len(decision.sites) == 1
     }
     layers = {layer: (tensor, bias) for tensor, (bias, layer) in student.biases().items()}
     nodes = [
         node for node in problem.teacher.module.graph.nodes if node.meta.get("onnx_node") in layers
     ]
     start = [problem.teacher.fx_node_of[name] for name in problem.teacher.inputs]
-    for node in nodes:
+    names = [node.name for node in nodes]
+    wanted = _moments(cone(problem.teacher.module, start, names), x, batch)
+    for node, (mean, variance) in zip(nodes, wanted, strict=True):
         _, bias = layers[node.meta["onnx_node"]]
-        mean, variance = _moments(cone(problem.teacher.module, start, (node.name,)), x, batch)
-        found, spread = _moments(cone(student.teacher.module, start, (node.name,)), x, batch)
+        part = cone(student.teacher.module, start, (node.name,))
+        ((found, spread),) = _moments(part, x, batch)
         gain = torch.ones_like(mean)
-        weight = of_layer[node.meta["onnx_node"]]
-        if spec.variance and student.quantizers[weight].log_scale.ndim == 1:
+        weight = alone.get(node.meta["onnx_node"])
+        if spec.variance and weight and _has_channels(student, weight, len(gain)):
             gain = (variance / spread.clamp_min(1e-12)).sqrt().clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
             gain = torch.where(variance > 0, gain, torch.ones_like(gain))
             _rescale(student, weight, gain)
@@ -75,6 +77,11 @@ def correct_outputs(
             else:
                 bias.mul_(gain.float())
     return len(nodes)
+
+
+def _has_channels(student: Student, weight: str, count: int) -> bool:
+    """Return true if a weight has a scale for each of `count` output channels."""
+    return student.quantizers[weight].log_scale.shape == (count,)
 
 
 def _rescale(student: Student, weight: str, gain: Tensor) -> None:
@@ -90,15 +97,24 @@ def _rescale(student: Student, weight: str, gain: Tensor) -> None:
         parameter.copy_(codes * quantizer.scale().view(shape))
 
 
-def _moments(part: fx.GraphModule, x: Sequence[Tensor], batch: int) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each channel (axis 1; the last one of [N, T, C]), float64, over all samples."""
-    count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+def _moments(part: fx.GraphModule, x: Sequence[Tensor], batch: int) -> list[tuple[Tensor, Tensor]]:
+    """Return mean and variance of each channel of every output of `part`, float64, over all samples.
+
+    Channels are axis 1: convolutions and Gemm alone have a bias.
+    """
+    sums: list[tuple[int, Tensor, Tensor]] = []
     with torch.no_grad():
         for rows in zip(*(torch.split(item, batch) for item in x), strict=True):
-            value = part(*rows)[0].double()
-            flat = value.flatten(0, 1) if value.ndim == 3 else value.movedim(1, 0).flatten(1).T
-            count += len(flat)
-            total = total + flat.sum(0)
-            squares = squares + flat.square().sum(0)
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp_min(0)
+            batch_sums = [_sums(value.double()) for value in part(*rows)]
+            if sums:
+                pairs = zip(sums, batch_sums, strict=True)
+                sums = [(n + m, a + c, b + d) for (n, a, b), (m, c, d) in pairs]
+            else:
+                sums = batch_sums
+    return [(a / n, (b / n - (a / n).square()).clamp_min(0)) for n, a, b in sums]
+
+
+def _sums(value: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Return the number of values a channel, their sums and the sums of their squares."""
+    rows = value.movedim(1, 0).flatten(1)
+    return rows.shape[1], rows.sum(1), rows.square().sum(1)

@@ -15,7 +15,7 @@ from edgeq.teacher.teacher import Teacher
 def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0) -> Tensor:
     """Return |made - wanted|^power, summed over channels, mean over samples and positions.
 
-    Channels are axis 1, and the last axis of [N, T, C]. The regulariser's weight depends on this sum.
+    Channels are axis 1, and the last one of three axes ([N, T, C]). The regulariser's weight depends on this sum.
     Source: the released code of BRECQ, QDrop, Genie and PD-Quant (`lp_loss`). BRECQ's paper weights it by Fisher
     information; its released script does not.
     """

@@ -55,6 +55,23 @@ def test_the_variance_of_every_channel_is_the_teachers(case, problem):
             torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-3)
 
 
+def test_a_weight_of_two_layers_keeps_its_scale(make_case, make_problem):
+    text = """g (float[N,3,8,8] x) => (float[N,3] y)
+    <float[3,3,1,1] w0, float[3] b0, float[3] b1>
+    {
+      c0 = Conv(x, w0, b0)
+      r0 = Relu(c0)
+      c1 = Conv(r0, w0, b1)
+      p = GlobalAveragePool(c1)
+      y = Flatten(p)
+    }"""
+    case = make_case("w4a4", text=text)
+    student, count = corrected(case, make_problem(case), bias=True, variance=True)
+    assert count == 2
+    before, after = case.student().values().scales, student.values().scales
+    assert np.array_equal(before["w0"], after["w0"])
+
+
 @pytest.mark.parametrize("figures", [{"bias": True}, {"variance": True}])
 def test_no_code_moves(case, problem, figures):
     student, _ = corrected(case, problem, **figures)
