@@ -297,15 +297,34 @@ def _trim(y: Array, count: int, fixed: int | None) -> Array:
 def _pair_inputs(side: Side, samples: SampleSet) -> dict[str, str]:
     """Return the sample set's name for each input of the model: its own, or that of the only one."""
     names, known = [item.name for item in side.inputs], list(samples.feed(slice(0)))
-    if len(names) == len(known) == 1:
-        return {names[0]: known[0]}
-    if set(names) != set(known):
+    is_single = len(names) == len(known) == 1
+    if not is_single and set(names) != set(known):
         raise InputError(
             f"the samples are of {', '.join(known)}, and the model reads {', '.join(names)}",
             why="every input of a model needs samples of its own",
             mend="compare models with the inputs of the set",
         )
-    return {name: name for name in names}
+    pairs = {names[0]: known[0]} if is_single else {name: name for name in names}
+    _require_shapes(side, samples, pairs)
+    return pairs
+
+
+def _require_shapes(side: Side, samples: SampleSet, pairs: Mapping[str, str]) -> None:
+    """Raise unless every sample is one that its input takes, with a batch axis before it or without."""
+    values = samples.feed(slice(0))
+    for item in side.inputs:
+        shape = values[pairs[item.name]].shape[1:]
+        wanted = item.shape if len(item.shape) == len(shape) else item.shape[1:]
+        is_fit = len(wanted) == len(shape) and all(
+            size in (None, own) for size, own in zip(wanted, shape, strict=True)
+        )
+        if not is_fit:
+            told = "x".join("?" if size is None else str(size) for size in item.shape)
+            raise InputError(
+                f"a sample has the shape {'x'.join(map(str, shape))}, and the input '{item.name}' of a model {told}",
+                why="both models run on the same samples, which must fit each",
+                mend="make a set with `edgeq synth` from the model, or compare models of one input shape",
+            )
 
 
 def _pair_outputs(a: tuple[str, ...], b: tuple[str, ...]) -> list[tuple[str, str]]:

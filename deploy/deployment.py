@@ -225,7 +225,7 @@ def _judge(report: bytes | None, code: int, out: Path) -> dict[str, Any]:
     if report is not None:
         try:
             found = json.loads(report)
-        except ValueError:  # told below
+        except (ValueError, RecursionError):  # told below
             found = None
     if not isinstance(found, dict) or not {"passed", "verdict"} <= set(found):
         raise _by_code(code, f"build.sh ended with {code} and left no report")

@@ -92,7 +92,7 @@ def read_build(model: Path) -> dict[str, Any] | None:
         return None
     try:
         data = json.loads(manifest.read_text("utf-8"))
-    except ValueError:  # other programs have files of that name, too
+    except (ValueError, RecursionError):  # other programs have files of that name, too
         return None
     stages = data.get("stages") if isinstance(data, dict) else None
     if not isinstance(stages, dict):

@@ -75,11 +75,11 @@ def read_json(path: Path) -> Any:
     """Return the JSON value in `path`.
 
     Raises:
-        InputError: if the file is missing or is no JSON.
+        InputError: if the file is missing, is no JSON, or nests too deep.
     """
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"cannot read {path.name}: {error}",
             why="a JSON file was expected there",

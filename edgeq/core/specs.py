@@ -185,6 +185,19 @@ class GraphFlavour(enum.Enum):
     FP16_TYPED = "fp16-typed"  # Q/DQ in an FP16 graph; strong typing, every type as written
     ORT_CPU = "ort-cpu"  # UINT8 activations, INT8 weights, INT32 biases: what ONNX Runtime's CPU kernels take
 
+    @property
+    def words(self) -> str:
+        """Return what the flavour is, in words."""
+        return _FLAVOUR_WORDS[self]
+
+
+_FLAVOUR_WORDS = {
+    GraphFlavour.PLAIN: "plain, without Q/DQ",
+    GraphFlavour.FP32_TYPED: "fp32-typed, Q/DQ in an FP32 graph",
+    GraphFlavour.FP16_TYPED: "fp16-typed, Q/DQ in an FP16 graph",
+    GraphFlavour.ORT_CPU: "ort-cpu, Q/DQ in UINT8 and INT8 for ONNX Runtime's CPU kernels",
+}
+
 
 class NumberFormat(enum.Enum):
     """Formats in which a target's runtime computes, or stores weights."""

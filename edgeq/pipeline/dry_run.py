@@ -75,6 +75,7 @@ class DryRun:
                 for item in job.inputs
             ),
             f"target: {job.card.title} ({job.card.stack}), bits {job.options.bits}",
+            f"graph: {job.card.flavour.words}",
             f"teacher: equal to ONNX Runtime, largest difference {job.proof.largest_abs:.2g}",
             f"BN table: {len(known.table.entries)} layers, {known.text}; trust: {known.trust}",
             f"placement: {_count(job.plan)}",

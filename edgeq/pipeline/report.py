@@ -110,6 +110,8 @@ def list_settings(job: Job) -> list[Setting]:
     for name, value in _common(options).items():
         origin = "default" if value == _DEFAULTS[name] else "asked"
         asked.append(Setting(name=name, value=value, origin=origin))
+    flavour = "asked" if options.flavour else "from the target and the file"
+    asked.append(Setting(name="graph", value=job.card.flavour.words, origin=flavour))
     asked.append(Setting(name="preprocessing", value=job.preprocessing, origin="see the value"))
     blocks = recipe.tables()
     if job.given is not None:

@@ -12,6 +12,7 @@ from edgeq.core.files import read_json
 from edgeq.report.words import Latency, top1_pcts
 
 LATENCY = "latency.json"
+_WEIGHT_ONLY = "w4a16"
 # What `edgeq deploy` brings back from the board.
 DEVICE_REPORT = "device_report.json"
 
@@ -56,6 +57,13 @@ def read_build(folder: Path) -> BuildRow:
         InputError: if there is no finished build, or one of its files is damaged.
     """
     results = read_json(folder / "results.json")
+    if isinstance(results, dict) and results.get("bits") == _WEIGHT_ONLY:
+        raise InputError(
+            "this is a result of `edgeq weight-only`, which has no training and no page",
+            why="a build of the same model has other figures: a student, its codes, a recipe",
+            mend="read results.json there, or pass folders that `edgeq build` wrote",
+            path=folder,
+        )
     latency = read_latency(folder)
     try:
         return _row(folder.resolve().name, results, latency)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
+
+from edgeq.core.samples import SampleSet
 
 
 def test_explain_prints_tensor_grid_rule_and_reason(edgeq, digits):
@@ -103,6 +107,55 @@ def test_compare_says_what_a_folder_without_samples_is(edgeq, digits, tmp_path):
     assert done.code == 3
     assert "samples.json" in done.err
     assert "\n  mend: " in done.err
+
+
+def test_compare_refuses_samples_of_another_shape(edgeq, digits, tmp_path):
+    model = digits / "digits_bn.onnx"
+    for shape in ((4, 1, 8, 8), (4, 64)):
+        folder = tmp_path / str(len(shape))
+        samples = np.zeros(shape, np.float32)
+        found = SampleSet(input_name="input", samples=samples, labels=None, provenance={})
+        folder.mkdir()
+        found.save(folder)
+        done = edgeq("compare", model, model, "--samples", folder)
+        assert done.code == 3, done.err
+        size = "x".join(map(str, shape[1:]))
+        assert f"a sample has the shape {size}, and the input 'input' of a model" in done.err
+        assert "\n  mend: make a set with `edgeq synth`" in done.err
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("cpu", "graph: ort-cpu, Q/DQ in UINT8 and INT8 for ONNX Runtime's CPU kernels"),
+        ("jetson-orin", "graph: fp32-typed, Q/DQ in an FP32 graph"),
+        ("rtx-4090", "graph: fp16-typed, Q/DQ in an FP16 graph"),
+    ],
+)
+def test_a_dry_run_names_the_flavour_of_the_graph(edgeq, digits, tiny, tmp_path, target, told):
+    words = ("--target", target, "--dry-run", *tiny, "--out", tmp_path / "out")
+    done = edgeq("build", digits / "digits_bn.onnx", *words)
+    assert done.code == 0, done.err
+    assert told in done.out.splitlines()
+
+
+DAMAGE = {"empty": b"", "a list": b"[]", "nothing": b"null", "deep": b"[" * 100_000}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_record_ends_in_one_message(build, edgeq, digits, tmp_path, damage):
+    shutil.copytree(build.folder, tmp_path / "b")
+    for name in ("results.json", "samples/samples.json"):
+        (tmp_path / "b" / name).write_bytes(DAMAGE[damage])
+    model = digits / "digits_bn.onnx"
+    for words in (
+        ("report", tmp_path / "b", "--out", tmp_path / "page.html"),
+        ("compare", model, model, "--samples", tmp_path / "b" / "samples"),
+    ):
+        done = edgeq(*words)
+        assert done.code == 3, done.err
+        assert "\n  mend: " in done.err
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("name", ["cpu", "jetson-orin", "rtx-4090"])

@@ -129,3 +129,12 @@ def test_a_given_sample_set_is_what_is_compared_on(build, edgeq, write, tmp_path
     )
     assert done.code == 3  # pictures of another size
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_builds_says_that_it_shows_none_of_packed_weights(edgeq, write, tmp_path):
+    done = edgeq("weight-only", write(MATMUL), *TARGET, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    done = edgeq("report", tmp_path / "out", "--out", tmp_path / "page.html")
+    assert done.code == 3
+    assert "a result of `edgeq weight-only`" in done.err
+    assert not (tmp_path / "page.html").exists()

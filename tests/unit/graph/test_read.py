@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -631,6 +632,53 @@ def test_flipped_bytes_all_over_the_file_give_an_edgeq_error_or_a_model(tmp_path
         outcomes.append(outcome_of(path) is not None)
     assert any(outcomes)
     assert not all(outcomes)
+
+
+def wrap(number: int, data: bytes) -> bytes:
+    """Return `data` as the protobuf field `number`, a message."""
+    size, length = b"", len(data)
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + data
+
+
+def test_branches_that_nest_ten_thousand_deep_are_refused(tmp_path: Path) -> None:
+    graph = b""
+    for _ in range(
+        10_000
+    ):  # node { op_type: If, attribute { name: then_branch, g: the one before } }
+        branch = wrap(1, b"then_branch") + wrap(6, graph)
+        graph = wrap(1, wrap(4, b"If") + wrap(5, branch))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x08" + wrap(7, graph))
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        load_model(path)
+
+
+ENORMOUS: dict[str, Edit] = {
+    "initializer": lambda m: initializer(m, "fc").dims.append(1 << 50),
+    "constant": constant_of_wrong_size,
+    "filled": lambda m: m.graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["big"], value_ints=[1 << 20, 1 << 20]),
+            helper.make_node("ConstantOfShape", ["big"], ["filled"]),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENORMOUS)
+def test_an_enormous_tensor_is_refused_without_room_for_it(tmp_path: Path, case: str) -> None:
+    model = make_model()
+    ENORMOUS[case](model)
+    path = save(model, tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError):
+            load_model(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def outcome_of(path: Path) -> LoadedModel | None:
