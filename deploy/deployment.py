@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.board.run import REPORT
 from deploy.sealed import RESULTS, SUMS, verify_bundle
-from deploy.ssh import Access, Board, connect, lost_connection
+from deploy.ssh import Access, Board, connect, faults, lost_connection
 from edgeq.core import errors
 from edgeq.core.errors import BuildError, DeviceError, EdgeqError, GateFailed, InputError
 from edgeq.core.files import digest_file, write_bytes
@@ -99,7 +99,7 @@ def deploy_bundle(
         try:
             sent = _upload(board, bundle, place, sums, progress or NoProgress())
             report, code = _run(board, place, words, say)
-        except (OSError, EOFError) as error:  # what SFTP raises, also when the connection ends
+        except faults() as error:
             raise _lost(board, place, error) from error
         finally:
             kept = _clean(board, place, sums) if is_clean else ()
@@ -269,7 +269,7 @@ def _clean(board: Board, place: str, sums: dict[str, str]) -> list[str]:
         return sorted(left)
     except FileNotFoundError:  # nothing was copied
         return []
-    except (OSError, EOFError) as error:
+    except faults() as error:
         _log.warning("%s on %s could not be removed: %s", place, board.address, error)
         return []
 
@@ -301,7 +301,7 @@ def _size_of(board: Board, path: str) -> int | None:
 
 
 def _lost(board: Board, place: str, error: Exception) -> DeviceError:
-    if isinstance(error, EOFError) or not str(error) or "closed" in str(error).lower():
+    if not isinstance(error, OSError) or not str(error) or "closed" in str(error).lower():
         return lost_connection(board.address)
     return DeviceError(
         f"{place} on {board.address} cannot be used: {error}",

@@ -109,6 +109,13 @@ class Board:
         return transport
 
 
+def faults() -> tuple[type[Exception], ...]:
+    """Return what paramiko raises where a file of the board cannot be used, or the connection ends."""
+    import paramiko
+
+    return (OSError, EOFError, paramiko.SSHException)
+
+
 def lost_connection(address: str) -> DeviceError:
     """Return the error of a connection that ended early."""
     return DeviceError(

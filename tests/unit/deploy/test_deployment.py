@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import paramiko
 import pytest
 from fake_trt.sshd import Server, run_sshd
 
@@ -195,6 +196,18 @@ def test_a_lost_connection_is_told_and_the_next_run_goes_on(make_bundle, deploy,
     timer.join()
     done = deploy(bundle)
     assert (done.passed, done.sent_files) == (True, 0)
+
+
+def test_a_connection_that_ends_while_a_file_is_opened_is_told(make_bundle, deploy, monkeypatch):
+    def ends(*_: object) -> None:
+        raise paramiko.SSHException("Server connection dropped: ")
+
+    bundle = make_bundle()
+    with monkeypatch.context() as patch:
+        patch.setattr(paramiko.SFTPClient, "open", ends)
+        with pytest.raises(DeviceError, match="was lost"):
+            deploy(bundle, is_clean=True)
+    assert deploy(bundle).passed
 
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint(make_bundle, deploy, server, tmp_path):
