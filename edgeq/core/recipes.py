@@ -234,7 +234,8 @@ def _read(name: str) -> dict[str, Any]:
             why="edgeq has no recipe of that name",
             mend=f"{describe_choices(name, recipe_names())}; `edgeq recipes` tells what each is",
         )
-    data = tomllib.loads((resources.files("edgeq") / "recipes" / f"{name}.toml").read_text("utf-8"))
+    text = (resources.files("edgeq") / "recipes" / f"{name}.toml").read_text("utf-8")
+    data: dict[str, Any] = tomllib.loads(text)
     if data.get("name") != name:
         msg = f"recipe file {name}.toml calls itself {data.get('name')!r}"
         raise EdgeqBug(msg)
