@@ -1,7 +1,12 @@
-"""Write docs/results.md from the records of the benchmarks: `write_page`, or `python benchmarks/results_page.py`."""
+"""Write docs/results.md, and the README's table, from the records of the benchmarks.
+
+Entry: `write_page`, or `python benchmarks/results_page.py`.
+"""
 
 from __future__ import annotations
 
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +16,43 @@ ROOT = Path(__file__).parents[1]
 ACCURACY_RECORD = ROOT / "benchmarks" / "accuracy.json"
 CPU_RECORD = ROOT / "benchmarks" / "cpu_latency.json"
 PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
+TABLE = re.compile(r"(<!-- made by benchmarks/results_page.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What the project asks of edgeq's file on the CIFAR-10 teacher, as a share of FP32's time, by batch, with one thread.
 CPU_LIMITS = {"cifar10/1/1": 0.50, "cifar10/1/16": 0.45}
 
 
 def write_page() -> None:
-    """Assemble the page from what is on record."""
+    """Assemble the page, and the table in the README, from what is on record."""
     from accuracy import page  # not at the top: it writes this page too
 
-    text = page(read_json(ACCURACY_RECORD))
+    record = read_json(ACCURACY_RECORD)
+    readme = TABLE.sub(lambda found: found[1] + short_table(record) + found[2], README.read_text())
+    write_bytes(README, readme.encode())
+    text = page(record)
     if CPU_RECORD.exists():
         text += cpu_section(read_json(CPU_RECORD))
     write_bytes(PAGE, text.encode())
+
+
+def short_table(record: dict[str, Any]) -> str:
+    """Return the mean drop of the standard effort by bits, and by what the file has of BatchNorm."""
+    columns = {
+        "BatchNorm in the file": "edgeq",
+        "folded, `--teacher`": "edgeq@teacher",
+        "folded, nothing else": "edgeq@folded",
+        "noise for samples": "noise@folded",
+    }
+    lines = [f"| bits | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    for bits in ("w8a8", "w4a8", "w4a4", "w3a3"):
+        runs = [record.get(f"{bits}/standard/{column}") for column in columns.values()]
+        cells = [
+            f"{statistics.mean(run['drop_points'] for run in found.values()):.2f}" if found else "-"
+            for found in runs
+        ]
+        lines.append(f"| {bits} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def cpu_section(record: dict[str, Any]) -> str:
