@@ -273,7 +273,7 @@ CASES = [
     Case(
         name="an output folder below a file",
         words=("--out", "a_file/out"),
-        says=("cannot write manifest.json: Not a directory",),
+        says=("the output folder cannot be used: Not a directory",),
     ),
     Case(
         name="an output folder whose name is too long",
