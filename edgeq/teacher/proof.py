@@ -171,7 +171,9 @@ def _built_in(size: int, what: str, node: str | None = None) -> ModelError:
     return ModelError(
         f"the batch size {size} is built into the file; in a larger batch, {what}",
         why="the samples are made and trained on in larger batches, so each must get what it gets alone",
-        mend="export the model again with a dynamic batch axis (dynamic_axes, or dynamic_shapes)",
+        mend="export the model again with a dynamic batch axis (dynamic_axes, or dynamic_shapes); "
+        "if axis 0 is no batch but part of one sample, as in [C, H, W], let the new batch axis (Unsqueeze) be the "
+        "first thing done to the input",
         node=node,
     )
 

@@ -194,6 +194,20 @@ def test_a_picture_without_a_batch_axis_is_built(build_net, edgeq, case, is_sque
     assert done.code == 0, done.err
 
 
+def test_a_picture_whose_batch_axis_comes_late_is_told_what_to_do(
+    edgeq, parse_graph, tiny, tmp_path
+):
+    front = "o = Pad (x, ring) u = Unsqueeze (o, front) c = Conv (u, w)"
+    text = picture_net("3,8,8", 3, front=front, one=TO_ONE, ring="int64[6] ring = {0,1,1,0,1,1}")
+    model = parse_graph(text.replace("[N,5]", "[1,5]"), var=np.ones(4, np.float32))
+    onnx.save(model, tmp_path / "net.onnx")
+    done = edgeq("build", tmp_path / "net.onnx", "--target", "cpu", *tiny, "--out", tmp_path / "o")
+    assert done.code == 3
+    assert "the batch size 3 is built into the file" in done.err
+    assert "if axis 0 is no batch but part of one sample, as in [C, H, W]" in done.err
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_vector_without_a_batch_axis_is_built(build_net):
     text = """g (float[12] x) => (float[12] y)
     <float[12,4] a, float[4,12] b, {NORM}, int64[2] two = {1,4}, int64[1] four = {4}>
