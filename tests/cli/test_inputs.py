@@ -430,3 +430,10 @@ def test_a_bfloat16_network_keeps_the_types_of_its_border(build_net):
     ]
     assert built.samples().samples.dtype == np.float32
     assert "note: the file is of bfloat16" in built.out
+
+
+@pytest.mark.parametrize("numbers", ["dfq", "aac-abn", "adaround", "genie-m"])
+def test_numbers_recipes_serve_networks_of_two_inputs(build_net, numbers):
+    few = ("--set", "reconstruction.iterations=2") if numbers in {"adaround", "genie-m"} else ()
+    built = build_net(TWO, "--recipe", f"leaves+{numbers}", *few)
+    assert built.results()["build"]["recipe"]["numbers"] == numbers
