@@ -77,8 +77,9 @@ class _SampleMoments(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
         axes = tuple(range(2, a.ndim))
         count = a[0, 0].numel()
-        mean = a.sum(axes) / count
-        power = torch.linalg.vector_norm(a, dim=axes).square() / count
+        wide = torch.promote_types(a.dtype, torch.float32)
+        mean = a.sum(axes, dtype=wide) / count
+        power = torch.linalg.vector_norm(a, dim=axes, dtype=wide).square() / count
         ctx.save_for_backward(a, mean)
         return mean, (power - mean.square()).clamp_min(0)
 
@@ -90,7 +91,8 @@ class _SampleMoments(torch.autograd.Function):
         slope = 2 * by_var / count
         shape = (*mean.shape, *[1] * (a.ndim - 2))
         offset = by_mean / count - slope * mean
-        grad: Tensor = a.mul(slope.view(shape)).add_(offset.view(shape))
+        slope, offset = (item.view(shape).to(a.dtype) for item in (slope, offset))
+        grad: Tensor = a.mul(slope).add_(offset)
         return grad
 
 
@@ -101,7 +103,9 @@ def measure(a: Tensor) -> Moments:
     is read once for both.
     """
     if a.ndim == 2:
-        var, mean = torch.var_mean(a, 0, correction=0)
+        var, mean = torch.var_mean(
+            a.to(torch.promote_types(a.dtype, torch.float32)), 0, correction=0
+        )
         return Moments(mean=mean, var=var, sample_mean=None, sample_var=None)
     apply: Callable[..., tuple[Tensor, Tensor]] = _SampleMoments.apply
     sample_mean, sample_var = apply(a)
@@ -192,7 +196,7 @@ def sample_term(
     losses = torch.stack(rows)
     layers, samples = losses.shape
     weights = torch.ones_like(losses)
-    index = torch.arange(samples)
+    index = torch.arange(samples, device=losses.device)
     weights[index % layers, index] = enhancement
     return (losses * weights).sum() / weights.sum()
 

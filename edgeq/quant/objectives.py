@@ -27,8 +27,12 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return mean (student - teacher)^2 / mean teacher^2 over all elements."""
-    return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
+    """Return mean (student - teacher)^2 / mean teacher^2 over all elements; no gradient reaches the teacher."""
+    with torch.no_grad():
+        norm = torch.linalg.vector_norm(teacher, dtype=_wide(teacher))
+        energy = (norm.square() / teacher.numel()).clamp_min(1e-12)
+    error: Tensor = F.mse_loss(student, teacher.detach()) / energy
+    return error
 
 
 def feature_alignment(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -68,7 +72,7 @@ def activation_map(logits: Tensor, features: Tensor) -> Tensor:
     """
     score = logits.amax(1).sum()
     (gradient,) = torch.autograd.grad(score, features, retain_graph=True)
-    alpha = gradient.mean((2, 3), keepdim=True).clamp_min(0)
+    alpha = gradient.mean((2, 3), keepdim=True, dtype=_wide(features)).clamp_min(0)
     maps = (alpha * features).sum(1).relu().flatten(1)
     low = maps.amin(1, keepdim=True)
     span = (maps.amax(1, keepdim=True) - low).clamp_min(1e-10)
@@ -78,3 +82,8 @@ def activation_map(logits: Tensor, features: Tensor) -> Tensor:
 def activation_map_alignment(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Return the mean squared difference of two maps [N, H, W]. Source: SynQ, at the maps' own resolution."""
     return (student_map - teacher_map).square().mean()
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Return the type in which sums over `x` are made: float32 for half precision, else its own."""
+    return torch.promote_types(x.dtype, torch.float32)

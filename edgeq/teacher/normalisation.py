@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,33 @@ def batch_normalization(
     training_mode: Literal[0] = 0,
 ) -> Tensor:
     """Return x [N, C, *S] normalised with the running statistics; `momentum` matters only in training mode."""
-    return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
+    if scale.requires_grad or bias.requires_grad:
+        return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
+    apply: Callable[..., Tensor] = _Affine.apply
+    return apply(x, scale, bias, mean, var, epsilon)
+
+
+class _Affine(torch.autograd.Function):
+    """BatchNormalization of constant parameters: dy / dx is the constant scale / sqrt(var + epsilon) of the channel.
+
+    The values are torch's own; its backward pass also computes gradients that nobody asked for.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, epsilon: float
+    ) -> Tensor:
+        ctx.save_for_backward(scale, var)
+        ctx.epsilon = epsilon
+        return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (grad,) = grads
+        scale, var = ctx.saved_tensors
+        slope = scale * (var + ctx.epsilon).rsqrt()
+        shaped = slope.view(-1, *[1] * (grad.ndim - 2)).to(grad.dtype)
+        return grad * shaped, None, None, None, None, None
 
 
 @converter("LayerNormalization")

@@ -237,3 +237,11 @@ def test_the_gradient_is_finite_where_a_channel_is_constant():
     torch.autograd.backward(loss)
     assert torch.isfinite(a.grad).all()
     assert a.grad.abs().max() > 0
+
+
+def test_moments_of_bfloat16_are_summed_in_float32():
+    a = randn(64, 4, 16, 16).float().add(3).bfloat16()
+    found, wanted = measure(a), measure(a.float())
+    assert found.var.dtype == torch.float32
+    torch.testing.assert_close(found.mean, wanted.mean)
+    torch.testing.assert_close(found.var, wanted.var, rtol=1e-4, atol=1e-5)
