@@ -34,8 +34,9 @@ check: setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+# A worker a core, each with one thread: two workers' threads on one core wait for each other.
 test: check
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 # pytest ends with 5 where no test has the mark.
 test-gpu: setup
