@@ -9,7 +9,8 @@ values), and quantized by quantize_static at its best: after quant_pre_process, 
 QOperator form. All files run in one process; in every round each is called a few times in a row (so that it finds
 its own caches), in an order that turns, and the median of these calls counts. Ratios are medians over rounds of two
 times of the same round. With one thread the clock is that thread's processor time, which is the latency on an idle
-machine and does not count what others take on a busy one; with more threads it is wall time, and a busy machine shows.
+machine and does not count what others take on a busy one; with more threads it is wall time, and a busy machine shows;
+before each file the workers of the one before are given time to come to rest.
 These are figures of ONNX Runtime on this processor, never TensorRT's.
 Kept in benchmarks/cpu_latency.json, from which docs/results.md is made.
 """
@@ -54,6 +55,10 @@ RIVALS = {
 LEAST_ROUNDS = 7
 # Calls in a row: at most, and for how long at most if more than one.
 CALLS, CALLS_MS = 20, 20.0
+
+
+# ONNX Runtime's workers spin for a while after a call; those of the file before would take a core from the next one.
+REST_S = 0.03
 
 
 def main() -> None:
@@ -190,6 +195,8 @@ def compare(
     rounds = 0
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
         for name in order:
+            if threads > 1:
+                time.sleep(REST_S)
             times[name].append(time_calls(sessions[name], feed, clock))
         order = [*order[1:], order[0]]
         rounds += 1
