@@ -231,9 +231,9 @@ def _document(rows: list[str]) -> str:
 From the file to the placement: read and check, import, BatchNorm table and fold, plan. Random deep graphs with small
 weights, one thread, {platform.machine()}, {versions}, {day}.
 Seconds are processor time, so that other work on the machine does not count.
-Growth is the time of a node against that of the smallest graph: 1.00 is linear. Most of what is above it is Python's
-garbage collector, which edgeq leaves as it is: a full collection walks all objects of torch and onnx, about 0.1 s each,
-and a small graph makes too few objects for one. The last two columns tell its share apart.
+Growth is the time of a node against that of the smallest graph: 1.00 is linear. Python's garbage collector, whose full
+collections walk all objects of torch and onnx, about 0.1 s each, rests during the work on a graph
+(`edgeq/core/collector.py`); the last two columns tell apart what is left of it.
 
 | kind | nodes | seconds | growth | of it, collector | growth of the rest |
 |---|---|---|---|---|---|

@@ -11,6 +11,7 @@ import math
 import onnx
 from onnx import numpy_helper
 
+from edgeq.core.collector import collector_paused
 from edgeq.core.errors import ModelError
 from edgeq.core.specs import BNEntry, BNTable
 from edgeq.graph.bn_parameters import FoldJob, fold_products, read_parameters
@@ -24,6 +25,7 @@ _FLOAT_KINDS = "fV"  # numpy's letters; V is bfloat16
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+@collector_paused()
 def read_bn_table(model: onnx.ModelProto) -> BNTable:
     """Return the running statistics of every BatchNormalization whose parameters are constant, in running order.
 
@@ -47,6 +49,7 @@ def read_bn_table(model: onnx.ModelProto) -> BNTable:
     )
 
 
+@collector_paused()
 def fold_batchnorm(model: onnx.ModelProto) -> PassResult:
     """Fold every BatchNormalization into the layer before it, where that leaves the outputs as they were.
 

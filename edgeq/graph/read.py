@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from edgeq.core.collector import collector_paused
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.files import digest_file
 from edgeq.graph.as_float32 import as_float32
@@ -82,6 +83,7 @@ class LoadedModel:
     half_types: tuple[str, ...] = ()
 
 
+@collector_paused()
 def load_model(path: Path) -> LoadedModel:
     """Read and check an ONNX file, with its external data.
 

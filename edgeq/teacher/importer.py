@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
+from edgeq.core.collector import collector_paused
 from edgeq.core.errors import ModelError
 from edgeq.graph.fold_shapes import fold_shapes, infer_for_any_batch, shape_nodes
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
@@ -27,6 +28,7 @@ from edgeq.teacher.teacher import Teacher
 _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
+@collector_paused()
 def import_teacher(model: onnx.ModelProto) -> Teacher:
     """Return `model` as a torch module.
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from edgeq.core.collector import collector_paused
 from edgeq.core.errors import EdgeqBug, TargetError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, TargetCard
@@ -25,6 +26,7 @@ __all__ = ["RULES", "Rule", "Wish", "plan_placement"]
 RULE_FAMILIES = (concat, integer, passive, pooling, residual, weighted)
 
 
+@collector_paused()
 def plan_placement(
     model: onnx.ModelProto,
     *,
