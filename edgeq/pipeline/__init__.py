@@ -5,7 +5,8 @@ from __future__ import annotations
 from edgeq.pipeline.dry_run import DryRun, plan_build
 from edgeq.pipeline.explain import Explanation, run_explain
 from edgeq.pipeline.interface import build, make_options
-from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.job import Job, prepare
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.packed_result import PackedResult
 from edgeq.pipeline.run import BuildResult, run_build, run_synth
 from edgeq.pipeline.weight_only import run_weight_only

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.core.plan import QuantPlan
 from edgeq.core.samples import SampleSet
-from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.job import Job, prepare
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -114,14 +115,10 @@ def _measure(job: Job) -> tuple[float, float]:
     """
     from calib.centres import count_steps
     from calib.estimate import with_targets
-    from calib.problem import SynthesisProblem
     from calib.synthesize import synthesize
-    from edgeq.quant.train import TrainingProblem
 
     full = job.recipe.synthesis
-    problem = SynthesisProblem(
-        teacher=job.teacher, table=job.statistics.table, inputs=job.specs, classes=job.classes
-    )
+    problem = job.synthesis_problem()
 
     def make(steps: int) -> SampleSet:
         short = dataclasses.replace(full, samples=full.batch, iterations=steps, centre_iterations=1)
@@ -136,16 +133,7 @@ def _measure(job: Job) -> tuple[float, float]:
         if full.source == "optimise":
             steps = batches * full.iterations + count_steps(problem, full)
         synthesis_s = _extrapolate(make, steps)
-    training = TrainingProblem(
-        teacher=job.student_teacher,
-        plan=job.plan,
-        samples=samples,
-        inputs=job.specs,
-        blocks=job.blocks,
-        last_map=job.last_map,
-    )
-
-    return synthesis_s, _measure_numbers(job, training)
+    return synthesis_s, _measure_numbers(job, job.training_problem(samples))
 
 
 def _measure_numbers(job: Job, problem: TrainingProblem) -> float:

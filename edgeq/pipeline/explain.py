@@ -17,7 +17,8 @@ from edgeq.graph.half_rules import Kept, choose_full
 from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.regions import Region
 from edgeq.graph.view import GraphView
-from edgeq.pipeline.job import BuildOptions, place, read_model, settle_flavour
+from edgeq.pipeline.options import BuildOptions
+from edgeq.pipeline.placing import place, read_model, settle_flavour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from edgeq.core.errors import InputError, read_choice
 from edgeq.core.progress import Progress
 from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.specs import BitSpec, Effort, GraphFlavour
-from edgeq.pipeline.job import BuildOptions
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.run import BuildResult, run_build
 
 FilePath = str | Path

@@ -1,7 +1,7 @@
-"""What a build is asked to do, and everything that is known before anything is computed or written.
+"""Everything that is known of a build before anything is computed or written.
 
 Entry: `prepare`: reads, imports, proves, folds and plans; whatever speaks against the build is raised here.
-`read_model` and `place` are the parts of it that need no statistics.
+`pipeline.placing` has the parts of it that need no statistics.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from numpy.typing import NDArray
@@ -21,52 +21,20 @@ from edgeq.core.plan import QuantPlan
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import BitSpec, Effort, GraphFlavour, InputSpec, TargetCard
+from edgeq.core.specs import InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
 from edgeq.pipeline.given_samples import digest_samples, read_samples
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.outputs import count_classes, watched_tensors
+from edgeq.pipeline.placing import place, read_model, settle_flavour
 from edgeq.pipeline.statistics import Statistics, find_statistics, settle_recipe
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildOptions:
-    """What the user asked for; the command line's words, read.
-
-    Attributes:
-        bounds: empty, or (low, high) in the model's own unit.
-        mean, std: empty, or one value or one a channel.
-        shapes: input name to full shape, for axes that the file leaves open.
-        eval_path: labelled pictures, one folder a class, or None.
-        settings: figures of the recipe that are replaced, as text.
-        overwrite: delete another build in `out`.
-        teacher_weights: a state dict that gives a folded file its BN statistics, or None.
-        samples_path: a sample set to use in place of a synthetic one, see `pipeline.given_samples`; or None.
-        flavour: of the graph; None leaves it to the target and the file.
-        for_dla: quantize for DLA, and write its calibration cache.
-    """
-
-    model: Path
-    target: str
-    bits: BitSpec
-    effort: Effort
-    seed: int
-    out: Path
-    recipe: str
-    preset: str | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    bounds: tuple[float, ...]
-    shapes: dict[str, tuple[int, ...]]
-    eval_path: Path | None
-    settings: dict[str, str]
-    overwrite: bool
-    teacher_weights: Path | None = None
-    samples_path: Path | None = None
-    flavour: GraphFlavour | None = None
-    for_dla: bool = False
+if TYPE_CHECKING:
+    from calib.problem import SynthesisProblem
+    from edgeq.quant.train import TrainingProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +91,30 @@ class Job:
         """Return how the preprocessing of every input was chosen, in words."""
         told = [f"'{report.spec.name}': {report.chosen_by}" for report in self.inputs]
         return self.input.chosen_by if len(told) == 1 else "; ".join(told)
+
+    def synthesis_problem(self) -> SynthesisProblem:
+        """Return what the samples are made for."""
+        from calib.problem import SynthesisProblem
+
+        return SynthesisProblem(
+            teacher=self.teacher,
+            table=self.statistics.table,
+            inputs=self.specs,
+            classes=self.classes,
+        )
+
+    def training_problem(self, samples: SampleSet) -> TrainingProblem:
+        """Return what the student is trained for, and on what."""
+        from edgeq.quant.train import TrainingProblem
+
+        return TrainingProblem(
+            teacher=self.student_teacher,
+            plan=self.plan,
+            samples=samples,
+            inputs=self.specs,
+            blocks=self.blocks,
+            last_map=self.last_map,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the build's results depend on."""
@@ -245,22 +237,6 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     )
 
 
-def settle_flavour(options: BuildOptions, card: TargetCard) -> BuildOptions:
-    """Return the options with the flavour that DLA needs; raise if the target cannot do what was asked.
-
-    Raises:
-        EdgeqError: see `choose_flavour` and `deploy.dla.require_dla`.
-    """
-    from deploy.dla import require_dla
-    from deploy.flavours import choose_flavour
-
-    choose_flavour(card, options.flavour)
-    if not options.for_dla:
-        return options
-    require_dla(card, flavour=options.flavour, bits=options.bits)
-    return dataclasses.replace(options, flavour=GraphFlavour.FP32_TYPED)
-
-
 def _read_given(
     options: BuildOptions, specs: Sequence[InputSpec], teacher: Teacher, classes: int | None
 ) -> tuple[SampleSet | None, tuple[str, ...]]:
@@ -274,77 +250,6 @@ def _read_given(
         "the result is not zero-shot, and its agreement is measured on the data that it was trained on"
     )
     return found, (finding,)
-
-
-def read_model(options: BuildOptions) -> tuple[LoadedModel, tuple[InputReport, ...]]:
-    """Return the checked model and its inputs, in file order.
-
-    Raises:
-        InputError: if there is no such file, or the preprocessing does not fit it.
-        ModelError: if the file, or an input of it, is not what edgeq works on.
-    """
-    from edgeq.graph.inputs import describe_inputs
-    from edgeq.graph.read import load_model
-
-    loaded = load_model(options.model)
-    reports = describe_inputs(
-        loaded.inferred,
-        preset=options.preset,
-        mean=options.mean or None,
-        std=options.std or None,
-        bounds=(options.bounds[0], options.bounds[1]) if options.bounds else None,
-        shapes=options.shapes,
-    )
-    return loaded, reports
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """A model with BatchNormalization folded, and where its quantizers go.
-
-    Attributes:
-        model: what Q/DQ is written into.
-        inferred: the same with inferred shapes.
-        plan: the placement.
-        findings: what could not be folded, one sentence each.
-    """
-
-    model: onnx.ModelProto
-    inferred: onnx.ModelProto
-    plan: QuantPlan
-    findings: tuple[str, ...]
-
-
-def place(
-    options: BuildOptions, card: TargetCard, loaded: LoadedModel, specs: Sequence[InputSpec]
-) -> Placed:
-    """Fold and plan; neither statistics nor the teacher are needed.
-
-    Raises:
-        EdgeqError: if the model cannot be folded or placed.
-    """
-    from edgeq.graph.batchnorm import fold_batchnorm
-    from edgeq.graph.fold_constants import fold_constants
-    from edgeq.graph.infer_ranks import infer_shapes
-    from edgeq.graph.placement import plan_placement
-
-    fold = fold_batchnorm(fold_constants(loaded.model).model)
-    inferred = infer_shapes(fold.model)
-    plan = plan_placement(
-        inferred, card=card, bits=options.bits, inputs=specs, for_dla=options.for_dla
-    )
-    return Placed(
-        model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)
-    )
-
-
-def _tell_unfolded(findings: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the findings of `fold_batchnorm`, as one if they are many: some networks keep a node in every block."""
-    if len(findings) < 2:
-        return findings
-    return (
-        f"{len(findings)} BatchNormalizations cannot be folded and stay nodes of their own; the first: {findings[0]}",
-    )
 
 
 def _run_once(teacher: Teacher, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,8 @@ from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import Layout
 from edgeq.graph.macs import count_macs
-from edgeq.pipeline.job import BuildOptions, Job
+from edgeq.pipeline.job import Job
+from edgeq.pipeline.options import BuildOptions
 from edgeq.report.builds import DEVICE_REPORT, LATENCY, read_latency
 from edgeq.report.histograms import CodeCounter, Histogram
 from edgeq.report.page import BuildPage, Command, Setting, render_build

@@ -15,7 +15,8 @@ from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
 from edgeq.pipeline import stages
 from edgeq.pipeline.dla import make_dla
-from edgeq.pipeline.job import BuildOptions, Job, prepare
+from edgeq.pipeline.job import Job, prepare
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
 

@@ -30,13 +30,10 @@ CODE_SAMPLES = 32
 def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
     from calib.estimate import with_targets
-    from calib.problem import SynthesisProblem
     from calib.synthesize import synthesize
     from edgeq.report.preview import preview_png
 
-    problem = SynthesisProblem(
-        teacher=job.teacher, table=job.statistics.table, inputs=job.specs, classes=job.classes
-    )
+    problem = job.synthesis_problem()
     found = job.given
     if found is None:
         problem = with_targets(problem, job.recipe.synthesis, seed=job.options.seed)
@@ -62,16 +59,8 @@ def make_values(
     """Stage 6: find scales, codes and biases as the recipe says; keep them, and the losses."""
     from edgeq.quant.numbers import find_numbers
     from edgeq.quant.storage import save_values
-    from edgeq.quant.train import TrainingProblem
 
-    problem = TrainingProblem(
-        teacher=job.student_teacher,
-        plan=job.plan,
-        samples=samples,
-        inputs=job.specs,
-        blocks=job.blocks,
-        last_map=job.last_map,
-    )
+    problem = job.training_problem(samples)
     student, history = find_numbers(problem, job.recipe, seed=job.options.seed, progress=progress)
     write_json(folder / "plan.json", job.plan.to_dict())
     write_json(folder / "history.json", history)

@@ -24,7 +24,7 @@ from edgeq.graph.pack_weights import MatrixSite, Untouched
 from edgeq.graph.read import LoadedModel
 from edgeq.graph.view import GraphView
 from edgeq.pipeline.half import type_model
-from edgeq.pipeline.job import BuildOptions, read_model
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.packed_result import (
     BUNDLE,
     MODEL,
@@ -35,6 +35,7 @@ from edgeq.pipeline.packed_result import (
     tell_runtime,
     tell_untouched,
 )
+from edgeq.pipeline.placing import read_model
 from edgeq.pipeline.stages import require_no_errors
 
 # Pictures of dead leaves on which the two models are compared, where no sample set is given.
