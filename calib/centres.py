@@ -97,7 +97,8 @@ def find_centres(
         pixels = _start(problem, spec, labels, seed)
         for _ in range(spec.centre_iterations):
             shown = pixels.pictures()
-            outputs, activations = module(*shown)
+            with problem.compute.autocast():
+                outputs, activations = module(*shown)
             moments = [measure(a) for a in activations]
             loss = LABEL * hard_cross_entropy(outputs[0], labels, power=0)
             loss = loss + batch_term(moments, targets, distance=variance_distance, weights=weights)

@@ -13,6 +13,7 @@ from edgeq.core.errors import CalibError
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import SampleSet
 from edgeq.core.specs import BNTable, InputSpec
+from edgeq.teacher.compute import PLAIN, Compute
 from edgeq.teacher.teacher import Teacher
 
 
@@ -25,12 +26,14 @@ class SynthesisProblem:
         table: its BN table, recorded or estimated (`calib.estimate`).
         inputs: of the model, in file order.
         classes: number of classes of the first output, or None where it gives no class scores.
+        compute: the precision in which samples are optimised.
     """
 
     teacher: Teacher
     table: BNTable
     inputs: tuple[InputSpec, ...]
     classes: int | None
+    compute: Compute = PLAIN
 
 
 def no_statistics() -> CalibError:

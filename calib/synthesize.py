@@ -21,6 +21,8 @@ from calib.unoptimised import answer, take_unoptimised
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import SampleSet
+from edgeq.core.seeds import derive_seed
+from edgeq.teacher.compute import Compute
 
 
 def synthesize(
@@ -61,6 +63,7 @@ def synthesize(
         source = "leaves" if spec.start == "leaves" else "noise"
         spec = dataclasses.replace(spec, source=source)
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
+    problem = dataclasses.replace(problem, compute=_settle(problem, seed))
     steps = batches * spec.iterations + count_steps(problem, spec)
     progress.start("synthesize", steps, "step")
     centres = find_centres(problem, spec, seed=seed, progress=progress)
@@ -80,6 +83,13 @@ def synthesize(
     told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
     progress.finish(f"{len(result)} samples, {told}")
     return result
+
+
+def _settle(problem: SynthesisProblem, seed: int) -> Compute:
+    """Return the precision that the teacher can be optimised through."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "synthesize", "precision"))
+    shown = [torch.randn(2, *own.shape, generator=generator) for own in problem.inputs]
+    return problem.compute.for_network(problem.teacher.module, shown)
 
 
 def _labels(problem: SynthesisProblem, spec: SynthesisSpec, batch: int) -> Tensor:

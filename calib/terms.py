@@ -89,7 +89,7 @@ class Terms:
         if spec.slack_quantile > 0:
             noise = self._noise(SLACK_SAMPLES, "slack")
             with torch.no_grad():
-                _, activations = self._module(*noise)
+                _, activations = self._run(noise)
             moments = [measure(a) for a in activations[: self._layers]]
             self._relaxed = with_slack(
                 self._targets,
@@ -111,7 +111,7 @@ class Terms:
         """Remember the features of finished samples, which later ones keep their distance from."""
         if self._features is not None:
             with torch.no_grad():
-                self._features.add(self._module(*x)[1][-1].flatten(1), labels)
+                self._features.add(self._run(x)[1][-1].flatten(1), labels)
 
     def weigh(self, x: Sequence[Tensor], wanted: Wanted) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, each []; those of weight 0 are left out.
@@ -119,7 +119,7 @@ class Terms:
         Raises:
             CalibError: if all are.
         """
-        outputs, activations = self._module(*x)
+        outputs, activations = self._run(x)
         terms = self._statistics_terms([measure(a) for a in activations[: self._layers]], wanted)
         terms |= self._picture_terms(x)
         if self._problem.classes is not None:
@@ -127,7 +127,7 @@ class Terms:
         if wanted.centres is not None:
             spec = self._spec
             found = margin_term(
-                activations[-1].flatten(1),
+                activations[-1].flatten(1).float(),
                 wanted.centres,
                 low=spec.margin_low,
                 high=spec.margin_high,
@@ -140,6 +140,12 @@ class Terms:
                 mend="pass --set synthesis.batch_statistics=1, or take --recipe leaves",
             )
         return terms
+
+    def _run(self, x: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the teacher's outputs and what was captured, in the precision of the problem."""
+        with self._problem.compute.autocast():
+            outputs, captured = self._module(*x)
+        return outputs, captured
 
     def _statistics_terms(self, moments: Sequence[Moments], wanted: Wanted) -> dict[str, Tensor]:
         spec = self._spec

@@ -95,12 +95,14 @@ class Job:
     def synthesis_problem(self) -> SynthesisProblem:
         """Return what the samples are made for."""
         from calib.problem import SynthesisProblem
+        from edgeq.teacher.compute import choose_compute
 
         return SynthesisProblem(
             teacher=self.teacher,
             table=self.statistics.table,
             inputs=self.specs,
             classes=self.classes,
+            compute=choose_compute(),
         )
 
     def training_problem(self, samples: SampleSet) -> TrainingProblem:
@@ -121,6 +123,8 @@ class Job:
         import numpy as np
         import onnxruntime
         import torch
+
+        from edgeq.teacher.compute import choose_compute
 
         return {
             "edgeq": edgeq.__version__,
@@ -148,6 +152,7 @@ class Job:
             "machine": {
                 "threads": torch.get_num_threads(),
                 "cpu": torch.backends.cpu.get_cpu_capability(),
+                "compute": choose_compute().to_dict(),
             },
         }
 

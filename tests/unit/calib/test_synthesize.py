@@ -19,6 +19,7 @@ from calib.unoptimised import initial_pixels, leaves
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable, Layout
+from edgeq.teacher.compute import Compute
 from edgeq.teacher.teacher import with_outputs
 
 
@@ -353,3 +354,19 @@ def test_the_legal_box_broadcasts_over_the_channels_of_any_layout(make_problem):
         low, high = legal_box(make_problem(layout).inputs[0])
         assert low.shape == high.shape == shape
         assert low.flatten().tolist() == [-2.0, -1.5, -1.0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"centres": "pooled", "centre_iterations": 2, "margin": 1.0}]
+)
+def test_bfloat16_ends_as_near_to_the_statistics_as_float32_and_is_the_same_every_time(
+    problem, make_spec, changes
+):
+    spec = make_spec(iterations=20, **changes)
+    half = dataclasses.replace(problem, compute=Compute(half=True))
+    first, second = (synthesize(half, spec, seed=0) for _ in range(2))
+    assert first.samples.tobytes() == second.samples.tobytes()
+    plain = synthesize(problem, spec, seed=0)
+    assert first.samples.tobytes() != plain.samples.tobytes()
+    wanted = statistics_loss(problem, plain.samples)
+    assert statistics_loss(problem, first.samples) == pytest.approx(wanted, rel=0.05)
