@@ -11,6 +11,8 @@ Each run goes through the stages of `edgeq build` and is evaluated once, after i
 (graph optimisation off) on all 10,000 test pictures. The sample set does not depend on the bits: it is made once a
 seed, effort and recipe, and its time is counted in every run that uses it. Rows are kept in benchmarks/accuracy.json
 as they are finished, so a benchmark that was cut off goes on; docs/results.md is made from that file alone.
+
+With --table every recipe is measured at the same seconds: see benchmarks/table.py, and `--table --help`.
 """
 
 from __future__ import annotations
@@ -69,6 +71,11 @@ LIMITS = {
 
 
 def main() -> None:
+    if "--table" in sys.argv[1:]:
+        from table import main as measure_table
+
+        measure_table([item for item in sys.argv[1:] if item != "--table"])
+        return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
