@@ -63,7 +63,7 @@ class Centres:
                 continue
             own = LayerStatistics(mean=centre.mean[labels], std=centre.std[labels])
             losses.append(variance_distance(found.sample_mean, found.sample_var, own).mean())
-        return torch.stack(losses).mean() if losses else torch.zeros(())
+        return torch.stack(losses).mean() if losses else moments[0].mean.new_zeros(())
 
 
 def deep_start(layers: int) -> int:
@@ -89,12 +89,14 @@ def find_centres(
     if count_steps(problem, spec) == 0:
         return None
     module = with_outputs(problem.teacher, [entry.tensor for entry in problem.table.entries])
-    targets = targets_from_table(problem.table)
+    device = problem.compute.device
+    targets = targets_from_table(problem.table, device)
     first = deep_start(len(targets))
     weights = [SHALLOW if index < first else DEEP for index in range(len(targets))]
     found: list[list[Moments]] = []
-    for labels in torch.split(torch.arange(problem.classes or 0), spec.batch):
-        pixels = _start(problem, spec, labels, seed)
+    for classes in torch.split(torch.arange(problem.classes or 0), spec.batch):
+        pixels = _start(problem, spec, classes, seed)
+        labels = classes.to(device)
         for _ in range(spec.centre_iterations):
             shown = pixels.pictures()
             with problem.compute.autocast():
@@ -123,7 +125,9 @@ def _start(problem: SynthesisProblem, spec: SynthesisSpec, labels: Tensor, seed:
         schedule="constant",
         projected=True,
     )
-    return Pixels(own, problem.inputs, [View(own, item) for item in problem.inputs], generator)
+    device = problem.compute.device
+    views = [View(own, item, device) for item in problem.inputs]
+    return Pixels(own, problem.inputs, views, generator, device)
 
 
 def _texture(problem: SynthesisProblem, shown: Sequence[Tensor]) -> Tensor:
@@ -131,7 +135,7 @@ def _texture(problem: SynthesisProblem, shown: Sequence[Tensor]) -> Tensor:
     terms = [
         texture_term(as_nchw(x, own.layout)) for x, own in pairs if own.layout is not Layout.OTHER
     ]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    return torch.stack(terms).sum() if terms else shown[0].new_zeros(())
 
 
 def _centre(parts: Sequence[Moments]) -> LayerStatistics | None:

@@ -72,14 +72,17 @@ class ClassCentres:
 
     def __init__(self, classes: int) -> None:
         self._sums: Tensor | None = None
-        self._counts = torch.zeros(classes)
+        self._classes = classes
+        self._counts = torch.empty(0)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Count in the features [N, F] of finished samples of the classes `labels` [N]."""
+        features = features.detach().float()
         if self._sums is None:
-            self._sums = torch.zeros(len(self._counts), features.shape[1])
-        self._sums.index_add_(0, labels, features.detach().float())
-        self._counts += torch.bincount(labels, minlength=len(self._counts))
+            self._sums = features.new_zeros(self._classes, features.shape[1])
+            self._counts = features.new_zeros(self._classes)
+        self._sums.index_add_(0, labels, features)
+        self._counts += torch.bincount(labels, minlength=self._classes)
 
     def of(self, labels: Tensor) -> Tensor | None:
         """Return the centre of each label, [N, F], NaN for a class without samples; None before the first."""

@@ -47,8 +47,9 @@ def table_from_leaves(problem: SynthesisProblem, spec: SynthesisSpec, seed: int)
     tensors = [node.meta["tensor"] for node in _convolutions(problem.teacher.module.graph)]
     plain = dataclasses.replace(spec, source="leaves", samples=min(LEAVES, spec.samples))
     made = synthesize(problem, plain, seed=seed).feed()
-    module = with_outputs(problem.teacher, tensors)
-    inputs = [torch.from_numpy(made[name]).float() for name in problem.teacher.inputs]
+    device = problem.compute.device
+    module = with_outputs(problem.teacher.on(device), tensors)
+    inputs = [torch.from_numpy(made[name]).float().to(device) for name in problem.teacher.inputs]
     batches = zip(*(torch.split(x, spec.batch) for x in inputs), strict=True)
     with torch.no_grad():
         moments = [[measure(a) for a in module(*batch)[1]] for batch in batches]

@@ -28,16 +28,23 @@ class Loop:
         self._spec = spec
         self._seed = seed
         self._terms = terms
-        self._views = [View(spec, own) for own in problem.inputs]
+        self._device = problem.compute.device
+        self._views = [View(spec, own, self._device) for own in problem.inputs]
 
     def run(
         self, batch: int, labels: Tensor, progress: Progress
     ) -> tuple[list[Tensor], list[dict[str, float]]]:
-        """Return the finished samples of one batch, one tensor an input, and the terms at each iteration."""
+        """Return the finished samples of one batch, one tensor an input, and the terms at each iteration.
+
+        Labels [N] and samples lie on the CPU.
+        """
         generator = torch.Generator().manual_seed(
             derive_seed(self._seed, "synthesize", "pixels", str(batch))
         )
-        variables = start_variables(self._spec, self._problem.inputs, self._views, generator)
+        variables = start_variables(
+            self._spec, self._problem.inputs, self._views, generator, self._device
+        )
+        labels = labels.to(self._device)
         wanted = self._terms.want(batch, labels)
         history: list[dict[str, float]] = []
         for _ in range(self._spec.iterations):
@@ -54,7 +61,7 @@ class Loop:
             samples = [view.legal(x) for view, x in zip(self._views, pictures, strict=True)]
         samples = [x.detach() for x in samples]
         self._terms.keep(samples, labels)
-        return samples, history
+        return [x.cpu() for x in samples], history
 
 
 def require_finite(pixels: Sequence[Tensor], terms: dict[str, float]) -> None:

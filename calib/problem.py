@@ -26,7 +26,7 @@ class SynthesisProblem:
         table: its BN table, recorded or estimated (`calib.estimate`).
         inputs: of the model, in file order.
         classes: number of classes of the first output, or None where it gives no class scores.
-        compute: the precision in which samples are optimised.
+        compute: where samples are optimised, and in which precision.
     """
 
     teacher: Teacher

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgeq.core.errors import CalibError
 from edgeq.core.specs import BNTable
+from edgeq.teacher.compute import CPU
 
 # Added to a measured variance before its root; the derivative of the root is infinite at 0.
 VARIANCE_FLOOR = 1e-6
@@ -40,12 +41,12 @@ class LayerStatistics:
     std_slack: float = 0.0
 
 
-def targets_from_table(table: BNTable) -> list[LayerStatistics]:
-    """Return one target a table entry, without slack."""
+def targets_from_table(table: BNTable, device: torch.device = CPU) -> list[LayerStatistics]:
+    """Return one target a table entry, without slack, on `device`."""
     return [
         LayerStatistics(
-            mean=torch.tensor(entry.mean),
-            std=(torch.tensor(entry.var) + entry.eps).sqrt(),
+            mean=torch.tensor(entry.mean).to(device),
+            std=(torch.tensor(entry.var) + entry.eps).sqrt().to(device),
         )
         for entry in table.entries
     ]

@@ -52,7 +52,9 @@ def synthesize(
     progress = progress or NoProgress()
     teacher, units = standardise(problem.teacher, problem.inputs)
     problem = dataclasses.replace(
-        problem, teacher=teacher, inputs=tuple(unit.standard for unit in units)
+        problem,
+        teacher=teacher.on(problem.compute.device),
+        inputs=tuple(unit.standard for unit in units),
     )
     batches = math.ceil(spec.samples / spec.batch)
     if spec.source != "optimise":

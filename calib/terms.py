@@ -83,7 +83,7 @@ class Terms:
         distance = DISTANCES[spec.distance]
         self._distance = sum_channels(distance) if spec.sum_channels else distance
         self._factor = self._layers if spec.sum_layers else 1
-        self._targets = targets_from_table(problem.table)
+        self._targets = targets_from_table(problem.table, problem.compute.device)
         self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
         if spec.slack_quantile > 0:
@@ -103,7 +103,8 @@ class Terms:
         confidence = None
         if self._spec.soft_inception > 0:
             generator = self._generator("confidence", str(batch))
-            confidence = draw_confidence(len(labels), self._spec.soft_inception_low, generator)
+            drawn = draw_confidence(len(labels), self._spec.soft_inception_low, generator)
+            confidence = drawn.to(labels.device)
         centres = self._features.of(labels) if self._features is not None else None
         return Wanted(labels=labels, confidence=confidence, centres=centres)
 
@@ -206,10 +207,11 @@ class Terms:
         return self._spectrum
 
     def _noise(self, count: int, purpose: str) -> list[Tensor]:
-        """Return N(0, 1) values of every input."""
+        """Return N(0, 1) values of every input, drawn on the CPU."""
         generator = self._generator(purpose)
         shapes = [own.shape for own in self._problem.inputs]
-        return [torch.randn(count, *shape, generator=generator) for shape in shapes]
+        drawn = [torch.randn(count, *shape, generator=generator) for shape in shapes]
+        return [x.to(self._problem.compute.device) for x in drawn]
 
     def _generator(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, "synthesize", *names))

@@ -112,9 +112,13 @@ def take_unoptimised(
 
 
 def answer(problem: SynthesisProblem, x: Sequence[Tensor]) -> Tensor:
-    """Return the teacher's classes [N] of samples that were made for none, [] where the output is no classifier."""
+    """Return the teacher's classes [N] of samples that were made for none, [] where the output is no classifier.
+
+    Samples and classes lie on the CPU.
+    """
     if problem.classes is None:
         return torch.empty(0)
     with torch.no_grad():
-        found: Tensor = problem.teacher.module(*x)[0].argmax(-1)
-    return found
+        shown = [item.to(problem.compute.device) for item in x]
+        found: Tensor = problem.teacher.module(*shown)[0].argmax(-1)
+    return found.cpu()

@@ -13,6 +13,7 @@ from calib.unoptimised import initial_pixels
 from calib.view import View
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import InputSpec
+from edgeq.teacher.compute import CPU
 
 BETAS = (0.9, 0.99)
 # A rate that stops falling: of the plateau schedule. All of ZeroQ's descendants have it.
@@ -36,11 +37,12 @@ def start_variables(
     inputs: Sequence[InputSpec],
     views: Sequence[View],
     generator: torch.Generator,
+    device: torch.device = CPU,
 ) -> Variables:
-    """Return the variables of one batch, drawn from `generator`."""
+    """Return the variables of one batch, drawn from `generator` on the CPU and moved to `device`."""
     if spec.loop == "generator":
-        return Latents(spec, inputs, generator)
-    return Pixels(spec, inputs, views, generator)
+        return Latents(spec, inputs, generator, device)
+    return Pixels(spec, inputs, views, generator, device)
 
 
 class Pixels:
@@ -52,8 +54,10 @@ class Pixels:
         inputs: Sequence[InputSpec],
         views: Sequence[View],
         generator: torch.Generator,
+        device: torch.device = CPU,
     ) -> None:
-        self._pixels = [initial_pixels(spec, own, generator).requires_grad_(True) for own in inputs]
+        starts = [initial_pixels(spec, own, generator).to(device) for own in inputs]
+        self._pixels = [x.requires_grad_(True) for x in starts]
         self._views = views if spec.projected else ()
         self._optimizer = torch.optim.Adam(self._pixels, lr=spec.learning_rate, betas=BETAS)
         self._schedule = make_schedule(self._optimizer, spec)
@@ -83,13 +87,15 @@ class Latents:
     """
 
     def __init__(
-        self, spec: SynthesisSpec, inputs: Sequence[InputSpec], generator: torch.Generator
+        self,
+        spec: SynthesisSpec,
+        inputs: Sequence[InputSpec],
+        generator: torch.Generator,
+        device: torch.device = CPU,
     ) -> None:
-        self._latents = [
-            torch.randn(spec.batch, LATENT, generator=generator).requires_grad_(True)
-            for _ in inputs
-        ]
-        self._generators = [make_generator(own, generator) for own in inputs]
+        drawn = [torch.randn(spec.batch, LATENT, generator=generator) for _ in inputs]
+        self._latents = [z.to(device).requires_grad_(True) for z in drawn]
+        self._generators = [make_generator(own, generator).to(device) for own in inputs]
         weights = [p for network in self._generators for p in network.parameters()]
         self._by_latent = torch.optim.Adam(self._latents, lr=spec.learning_rate, betas=BETAS)
         self._by_weight = torch.optim.Adam(weights, lr=spec.generator_rate, betas=BETAS)

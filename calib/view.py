@@ -9,15 +9,16 @@ from calib.filters import channels_first_filter, random_crops, random_shift
 from calib.units import legal_box
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import InputSpec, Layout
+from edgeq.teacher.compute import CPU
 
 
 class View:
     """The transforms of one input; all are differentiable."""
 
-    def __init__(self, spec: SynthesisSpec, own: InputSpec) -> None:
+    def __init__(self, spec: SynthesisSpec, own: InputSpec, device: torch.device = CPU) -> None:
         self._spec = spec
         self._layout = own.layout
-        self._low, self._high = legal_box(own)
+        self._low, self._high = (bound.to(device) for bound in legal_box(own))
 
     def clip(self, x: Tensor) -> Tensor:
         """Return the samples inside the legal box."""

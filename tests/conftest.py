@@ -7,6 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,10 +28,24 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that tests, and its own mod
 _HEADER = '<ir_version: 8, opset_import: ["" : {opset}]>\n'
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that are asked for with `-m gpu`: the others are about the CPU."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def zoo() -> ModuleType:
     """The module tests/nets/zoo.py."""
     return importlib.import_module("nets.zoo")
+
+
+@pytest.fixture(scope="session")
+def fake_device() -> Callable[[], AbstractContextManager[Any]]:
+    """Return the context of tests/fake_device.py, whose value is the device."""
+    enter: Callable[[], AbstractContextManager[Any]]
+    enter = importlib.import_module("fake_device").fake_device
+    return enter
 
 
 @pytest.fixture(scope="session")

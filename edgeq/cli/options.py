@@ -102,6 +102,12 @@ Flavour = Annotated[
 Dla = Annotated[
     bool, typer.Option("--dla", help="For DLA: Q/DQ on every tensor, and a calibration cache.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]", help="Where samples are made and the student is trained."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Write the result to standard output as JSON.")]
 
@@ -128,6 +134,7 @@ def make_options(
     teacher: Path | None = None,
     flavour: str | None = None,
     dla: bool = False,
+    device: str = "auto",
 ) -> BuildOptions:
     """Return the options of a build from their text on the command line.
 
@@ -157,6 +164,7 @@ def make_options(
         overwrite=overwrite,
         flavour=flavour,
         dla=dla,
+        device=device,
     )
 
 

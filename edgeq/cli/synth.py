@@ -16,6 +16,7 @@ def synth(
     recipe: options.Recipe = options.DEFAULT_RECIPE,
     effort: options.EffortName = "standard",
     seed: options.Seed = 0,
+    device: options.Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the set.  [default: MODEL.samples here]"),
@@ -40,6 +41,7 @@ def synth(
         out=out,
         effort=effort,
         seed=seed,
+        device=device,
         recipe=recipe,
         teacher=teacher,
         preset=preset,

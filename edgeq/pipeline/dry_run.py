@@ -83,6 +83,7 @@ class DryRun:
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
             samples,
             f"train: {recipe.numbers_cost}: about {self.training_s:.0f} s",
+            f"device: {job.compute.describe()}",
             f"memory: about {self.memory_mb:.0f} MB",
             f"folder: {job.options.out}",
         ]
@@ -96,7 +97,8 @@ def plan_build(options: BuildOptions) -> DryRun:
     """
     job = prepare(options)
     Workspace(options.out, job.identity(), overwrite=options.overwrite)
-    synthesis_s, training_s = _measure(job)
+    with job.compute.session():
+        synthesis_s, training_s = _measure(job)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The unit of ru_maxrss is kilobytes on Linux and bytes on macOS.
     per_mb = 1024 if sys.platform != "darwin" else 1024 * 1024

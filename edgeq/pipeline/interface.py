@@ -6,6 +6,7 @@ functions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def build(
     out: FilePath | None = None,
     flavour: str | None = None,
     dla: bool = False,
+    device: str = "auto",
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -58,6 +60,8 @@ def build(
         out: folder of results; MODEL.TARGET in the current folder if None.
         flavour: types of what is not quantized, "fp32-typed" or "fp16-typed"; the target's if None.
         dla: quantize for DLA, and write its calibration cache.
+        device: where samples are made and the student is trained: "cpu", "cuda", "cuda:N", or "auto": a GPU if
+            there is one.
         teacher: state dict (.pth, .safetensors) with the BatchNorm statistics that a folded model lost.
         preset: preprocessing by name: "imagenet", "cifar10", "unit" and others.
         mean: of each channel, for pixels in 0..1.
@@ -92,6 +96,7 @@ def build(
         out=out,
         flavour=flavour,
         dla=dla,
+        device=device,
         teacher=teacher,
         preset=preset,
         mean=mean,
@@ -118,6 +123,7 @@ def make_options(
     out: FilePath | None = None,
     flavour: str | None = None,
     dla: bool = False,
+    device: str = "auto",
     teacher: FilePath | None = None,
     preset: str | None = None,
     mean: Sequence[float] = (),
@@ -166,7 +172,23 @@ def make_options(
         samples_path=None if samples is None else Path(samples),
         flavour=None if flavour is None else GraphFlavour(flavour),
         for_dla=dla,
+        device=_read_device(device),
     )
+
+
+def _read_device(name: str) -> str:
+    """Return the name of a device; whether it is there is looked at later.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
+        raise InputError(
+            f"--device '{name}' is not understood",
+            why="synthesis and training run in torch on the CPU or on one CUDA GPU",
+            mend="pass auto, cpu, cuda, or cuda:1 for the second GPU",
+        )
+    return name
 
 
 def _require_integers(bits: str, target: str) -> None:

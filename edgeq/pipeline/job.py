@@ -29,6 +29,7 @@ from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.outputs import count_classes, watched_tensors
 from edgeq.pipeline.placing import place, read_model, settle_flavour
 from edgeq.pipeline.statistics import Statistics, find_statistics, settle_recipe
+from edgeq.teacher.compute import Compute, choose_compute
 from edgeq.teacher.proof import ProofResult
 from edgeq.teacher.teacher import Teacher
 
@@ -56,6 +57,7 @@ class Job:
         blocks, last_map: see `quant.train.TrainingProblem`.
         classes: number of classes of the first output, or None where it gives no class scores.
         given: the sample set that the user gave, or None where one is synthesised.
+        compute: where samples are made and the student is trained, and in which precision.
         findings: what the user should know, one sentence each.
     """
 
@@ -74,6 +76,7 @@ class Job:
     last_map: str | None
     classes: int | None
     given: SampleSet | None
+    compute: Compute
     findings: tuple[str, ...]
 
     @property
@@ -95,14 +98,13 @@ class Job:
     def synthesis_problem(self) -> SynthesisProblem:
         """Return what the samples are made for."""
         from calib.problem import SynthesisProblem
-        from edgeq.teacher.compute import choose_compute
 
         return SynthesisProblem(
             teacher=self.teacher,
             table=self.statistics.table,
             inputs=self.specs,
             classes=self.classes,
-            compute=choose_compute(),
+            compute=self.compute,
         )
 
     def training_problem(self, samples: SampleSet) -> TrainingProblem:
@@ -116,6 +118,7 @@ class Job:
             inputs=self.specs,
             blocks=self.blocks,
             last_map=self.last_map,
+            compute=self.compute,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -123,8 +126,6 @@ class Job:
         import numpy as np
         import onnxruntime
         import torch
-
-        from edgeq.teacher.compute import choose_compute
 
         return {
             "edgeq": edgeq.__version__,
@@ -152,7 +153,7 @@ class Job:
             "machine": {
                 "threads": torch.get_num_threads(),
                 "cpu": torch.backends.cpu.get_cpu_capability(),
-                "compute": choose_compute().to_dict(),
+                "compute": self.compute.to_dict(),
             },
         }
 
@@ -172,6 +173,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     from edgeq.teacher.proof import prove_equal, require_any_batch, require_same
 
     progress = progress or NoProgress()
+    compute = choose_compute(options.device)
     card = load_card(options.target)
     require_capability(card, Capability.INT8)
     options = settle_flavour(options, card)
@@ -230,6 +232,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         last_map=last_map if classes is not None else None,
         classes=classes,
         given=given,
+        compute=compute,
         findings=(
             *loaded.findings,
             *(finding for report in reports for finding in report.findings),

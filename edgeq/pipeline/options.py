@@ -23,6 +23,7 @@ class BuildOptions:
         samples_path: a sample set to use in place of a synthetic one, see `pipeline.given_samples`; or None.
         flavour: of the graph; None leaves it to the target and the file.
         for_dla: quantize for DLA, and write its calibration cache.
+        device: where samples are made and the student is trained: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     model: Path
@@ -44,3 +45,4 @@ class BuildOptions:
     samples_path: Path | None = None
     flavour: GraphFlavour | None = None
     for_dla: bool = False
+    device: str = "auto"

@@ -36,8 +36,10 @@ def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequenc
     problem = job.synthesis_problem()
     found = job.given
     if found is None:
-        problem = with_targets(problem, job.recipe.synthesis, seed=job.options.seed)
-        found = synthesize(problem, job.recipe.synthesis, seed=job.options.seed, progress=progress)
+        spec, seed = job.recipe.synthesis, job.options.seed
+        with job.compute.session():
+            problem = with_targets(problem, spec, seed=seed)
+            found = synthesize(problem, spec, seed=seed, progress=progress)
         found.provenance.update(
             recipe=job.recipe.name,
             model_sha256=job.loaded.digest,
@@ -61,7 +63,10 @@ def make_values(
     from edgeq.quant.storage import save_values
 
     problem = job.training_problem(samples)
-    student, history = find_numbers(problem, job.recipe, seed=job.options.seed, progress=progress)
+    with job.compute.session():
+        student, history = find_numbers(
+            problem, job.recipe, seed=job.options.seed, progress=progress
+        )
     write_json(folder / "plan.json", job.plan.to_dict())
     write_json(folder / "history.json", history)
     save_values(student.values(), folder / "trained.safetensors")

@@ -19,7 +19,7 @@ def augment(x: Tensor, spec: TrainingSpec, generator: torch.Generator) -> Tensor
     count, _, height, width = x.shape
     if spec.flip:
         mirrored = torch.rand(count, generator=generator) < 0.5
-        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+        x = torch.where(mirrored.view(-1, 1, 1, 1).to(x.device), x.flip(-1), x)
     shift = min(spec.shift, height - 1, width - 1)
     if shift > 0:
         down, right = torch.randint(0, 2 * shift + 1, (2,), generator=generator).tolist()
@@ -27,6 +27,6 @@ def augment(x: Tensor, spec: TrainingSpec, generator: torch.Generator) -> Tensor
         x = padded[..., down : down + height, right : right + width]
     if spec.mix > 0:
         partner = torch.randperm(count, generator=generator)
-        share = torch.rand(count, 1, 1, 1, generator=generator) * spec.mix
+        share = torch.rand(count, 1, 1, 1, generator=generator).to(x.device) * spec.mix
         x = x * (1 - share) + x[partner] * share
     return x

@@ -9,6 +9,7 @@ itself and needs a gradient scale for it).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,16 +84,17 @@ class FakeQuantizer(nn.Module):
         self._shape = [1] * ndim
         if grid.axis is not None:
             self._shape[grid.axis] = -1
-        self._largest = (
-            None if limit is None else torch.from_numpy(largest_scale(limit, high=grid.high))
-        )
+        largest = None if limit is None else torch.from_numpy(largest_scale(limit, high=grid.high))
+        self._largest: Tensor | None
+        self.register_buffer("_largest", largest, persistent=False)
+        self._largest_log = math.inf if largest is None else float(largest.log())
         self.log_scale = nn.Parameter(scale.detach().float().log())
 
     def scale(self) -> Tensor:
         """Return the scale, [] or [C], float32."""
         if self._largest is None:
             return self.log_scale.exp()
-        self.log_scale.data.clamp_(max=float(self._largest.log()))
+        self.log_scale.data.clamp_(max=self._largest_log)
         return torch.minimum(self.log_scale.exp(), self._largest)
 
     def codes(self, x: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ from torch import Tensor, fx
 
 
 class Features:
-    """The values of one tensor, [N, ...], in a memory-mapped file of float32; they come back in their own type."""
+    """The values of one tensor, [N, ...], in a memory-mapped file of float32.
+
+    They come back in the type, and on the device, that they had.
+    """
 
     def __init__(self, path: Path, batches: Iterable[Tensor], count: int) -> None:
         """Write the values of `count` samples, which come batch by batch, to `path`."""
@@ -24,8 +27,8 @@ class Features:
             if file is None:
                 shape = (count, *batch.shape[1:])
                 file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            file[done : done + len(batch)] = batch.detach().float().numpy()
-            self._dtype = batch.dtype
+            file[done : done + len(batch)] = batch.detach().float().cpu().numpy()
+            self._dtype, self._device = batch.dtype, batch.device
             done += len(batch)
         assert file is not None
         self._file = file
@@ -35,13 +38,13 @@ class Features:
 
     def pick(self, index: Tensor) -> Tensor:
         """Return the rows `index` as a tensor of their own."""
-        return torch.from_numpy(self._file[index.numpy()]).to(self._dtype)
+        return torch.from_numpy(self._file[index.numpy()]).to(self._device, self._dtype)
 
     def batches(self, size: int) -> Iterable[Tensor]:
         """Yield all rows in their order, `size` at a time."""
         for start in range(0, len(self), size):
             rows = np.array(self._file[start : start + size])
-            yield torch.from_numpy(rows).to(self._dtype)
+            yield torch.from_numpy(rows).to(self._device, self._dtype)
 
     def discard(self) -> None:
         """Delete the file."""

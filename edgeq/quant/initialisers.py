@@ -97,8 +97,8 @@ def _mse(rows: Tensor, grid: Grid, spec: RangesSpec) -> Tensor:
 @INITIALISERS.register("kl")
 def _kl(rows: Tensor, grid: Grid, spec: RangesSpec) -> Tensor:
     """Return the range whose rounded histogram diverges least from the clipped one; see `entropy_range`."""
-    found = [entropy_range(row.abs().numpy(), levels=grid.high + 1) for row in rows]
-    return _covering(torch.tensor(found, dtype=torch.float32), grid)
+    found = [entropy_range(row.abs().cpu().numpy(), levels=grid.high + 1) for row in rows]
+    return _covering(torch.tensor(found, dtype=torch.float32).to(rows.device), grid)
 
 
 def entropy_range(values: NDArray[np.float32], *, levels: int) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
 
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import Recipe
@@ -17,13 +16,14 @@ from edgeq.quant.correct import correct_outputs
 from edgeq.quant.equalize import equalize
 from edgeq.quant.reconstruct import reconstruct
 from edgeq.quant.student import Student, first_scales
-from edgeq.quant.train import TrainingProblem, train_student
+from edgeq.quant.train import TrainingProblem, all_samples, train_student
+from edgeq.teacher.compute import CPU
 
 
 def find_numbers(
     problem: TrainingProblem, recipe: Recipe, *, seed: int, progress: Progress | None = None
 ) -> tuple[Student, list[dict[str, float]]]:
-    """Return the student with its final scales, weights and biases, and the losses on the way.
+    """Return the student with its final scales, weights and biases, on the CPU, and the losses on the way.
 
     Args:
         problem: teacher, plan and sample set.
@@ -35,6 +35,7 @@ def find_numbers(
         BuildError: if a loss stops being finite.
     """
     progress = progress or NoProgress()
+    problem = dataclasses.replace(problem, teacher=problem.teacher.on(problem.compute.device))
     if recipe.ranges.equalize:
         teacher, _ = equalize(problem.teacher, problem.plan)
         problem = dataclasses.replace(problem, teacher=teacher)
@@ -58,10 +59,5 @@ def find_numbers(
     if recipe.correction.bias or recipe.correction.variance:
         limited = [item[: training.range_samples] for item in x]
         correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
+    student.teacher.module.to(CPU)
     return student, history
-
-
-def all_samples(problem: TrainingProblem) -> list[Tensor]:
-    """Return the samples of every input, in file order, as float32."""
-    feed = problem.samples.feed()
-    return [torch.from_numpy(feed[name]).float() for name in problem.teacher.inputs]

@@ -143,6 +143,9 @@ class _Engine:
         self._modules = (problem.teacher.module, student.teacher.module)
         self._spec = spec
         self._generator = torch.Generator().manual_seed(derive_seed(seed, "reconstruct"))
+        self._drops = self._generator
+        if problem.compute.device.type != "cpu":
+            self._drops = problem.compute.generator(derive_seed(seed, "reconstruct", "drops"))
         self._progress = progress
         self._learned: set[str] = set()
         self._steps = 0
@@ -204,7 +207,7 @@ class _Engine:
             fitting.learn_biases(data.target.pick(torch.arange(min(len(data.target), spec.batch))))
         if second or spec.activations == "joint":
             keep = 1.0 if second else spec.keep
-            fitting.learn_activations(self._learned, keep=keep, generator=self._generator)
+            fitting.learn_activations(self._learned, keep=keep, generator=self._drops)
         fitting.begin()
         suffix = None
         if spec.prediction > 0 and not second:
@@ -241,7 +244,7 @@ class _Engine:
         clean = [item.pick(index) for item in data.clean]
         noisy = [item.pick(index) for item in data.noisy]
         prefix = 0.0 if second else spec.prefix
-        x = [mix(a, b, prefix, self._generator) for a, b in zip(noisy, clean, strict=True)]
+        x = [mix(a, b, prefix, self._drops) for a, b in zip(noisy, clean, strict=True)]
         if suffix is not None:  # the prediction is that of the quantized prefix alone
             x = [torch.cat(pair) for pair in zip(x, noisy, strict=True)]
         (made,) = part(*x)

@@ -115,13 +115,13 @@ class DroppedQuantizer(nn.Module):
 
 
 def mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Return `first` with a probability of `share`, value by value, else `second`."""
+    """Return `first` with a probability of `share`, value by value, else `second`; drawn where `generator` lies."""
     if share >= 1:
         return first
     if share <= 0:
         return second
-    drawn = torch.rand(first.shape, generator=generator)
-    return torch.where(drawn < share, first, second)
+    drawn = torch.rand(first.shape, generator=generator, device=generator.device)
+    return torch.where(drawn.to(first.device) < share, first, second)
 
 
 def cosine(share: float) -> float:

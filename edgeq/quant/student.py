@@ -54,10 +54,12 @@ class Student:
         """Insert quantizers with the given `scales`, one an owner tensor, [] or [C]."""
         self.teacher = teacher.copy()
         self.plan = plan
+        device = self.teacher.device
         self.quantizers = self._make_quantizers(scales)
         self._calls: dict[str, fx.Node] = {}
         self._attributes = {tensor: name for name, tensor in self.teacher.binding.items()}
         self._insert()
+        self.teacher.module.to(device)
 
     @classmethod
     def from_values(cls, teacher: Teacher, plan: QuantPlan, values: QuantizedValues) -> Student:

@@ -6,6 +6,7 @@ ever read.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from edgeq.quant.objectives import (
     relative_error,
 )
 from edgeq.quant.student import Student, first_scales
+from edgeq.teacher.compute import PLAIN, Compute
 from edgeq.teacher.teacher import Teacher, with_outputs
 
 
@@ -44,6 +46,7 @@ class TrainingProblem:
         inputs: of the model, in file order.
         blocks: tensors whose values the student is to match.
         last_map: the last tensor with spatial axes, for class activation maps; None where there is none.
+        compute: where the student is fitted and trained; in float32.
     """
 
     teacher: Teacher
@@ -52,6 +55,7 @@ class TrainingProblem:
     inputs: tuple[InputSpec, ...]
     blocks: tuple[str, ...]
     last_map: str | None
+    compute: Compute = PLAIN
 
 
 def train_student(
@@ -79,7 +83,9 @@ def train_student(
         BuildError: if the loss stops being finite.
     """
     progress = progress or NoProgress()
-    x = _tensors(problem)
+    device = problem.compute.device
+    problem = dataclasses.replace(problem, teacher=problem.teacher.on(device))
+    x = all_samples(problem)
     progress.start("train", max(spec.steps, 1), "step")
     if student is None:
         shown = [torch.split(item[: spec.range_samples], spec.batch) for item in x]
@@ -98,7 +104,7 @@ def train_student(
         ]
         labels = None
         if problem.samples.labels is not None:
-            labels = torch.from_numpy(problem.samples.labels)[index]
+            labels = torch.from_numpy(problem.samples.labels)[index].to(device)
         terms = loop.step(picked, labels, share=step / spec.steps)
         progress.advance(loss=terms["loss"])
         if step % keep_every == 0 or step == spec.steps - 1:
@@ -236,17 +242,17 @@ def _groups(
     outputs = [output for _, output in biases.values()]
     module = with_outputs(problem.teacher, outputs)
     with torch.no_grad():
-        _, values = module(*(item[: spec.batch] for item in _tensors(problem)))
+        _, values = module(*(item[: spec.batch] for item in all_samples(problem)))
     for (bias, _), value in zip(biases.values(), values, strict=True):
         bias.requires_grad_(True)
         groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std())})
     return groups
 
 
-def _tensors(problem: TrainingProblem) -> list[Tensor]:
-    """Return the samples of every input, in file order, as float32."""
-    feed = problem.samples.feed()
-    return [torch.from_numpy(feed[name]).float() for name in problem.teacher.inputs]
+def all_samples(problem: TrainingProblem) -> list[Tensor]:
+    """Return the samples of every input, in file order, as float32 on the device."""
+    feed, device = problem.samples.feed(), problem.compute.device
+    return [torch.from_numpy(feed[name]).float().to(device) for name in problem.teacher.inputs]
 
 
 def _in_float32(output: Tensor) -> Tensor:

@@ -1,22 +1,33 @@
-"""In which precision networks run in a loop, decided in one place.
+"""On which device and in which precision networks run in a loop, decided in one place.
 
 Entries: `choose_compute`, and `Compute.for_network`. Proofs, range searches and everything that is compared with ONNX
 Runtime stay in float32 and do not come here. The figures behind the choices: docs/speed.md.
+
+What is random is drawn on the CPU, so that samples and batches start the same on every device. One thing is not: the
+masks of dropped values, as large as the activations, come from a generator of the device that is seeded here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgeq.core.errors import DeviceError
 from edgeq.teacher.converters import CONVERSION_FAULTS
 
 _LOG = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+
+# Compute capability from which a GPU multiplies bfloat16; older ones emulate it.
+_BFLOAT16 = (8, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +37,58 @@ class Compute:
     Attributes:
         half: bfloat16 in convolutions and matrix products (by autocast). Losses and statistics are summed in float32,
             and parameters, pixels and optimiser states stay float32.
+        device: where they run.
     """
 
     half: bool = False
+    device: torch.device = CPU
 
-    def autocast(self) -> torch.autocast:
+    @property
+    def name(self) -> str:
+        """Return what the device is called: "cpu", or the model of the GPU."""
+        is_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if is_gpu else self.device.type
+
+    def describe(self) -> str:
+        """Return the device, and what is computed on it in which precision, in words."""
+        precision = "bfloat16" if self.half else "float32"
+        place = "" if self.device.type == "cpu" else f" ({self.device})"
+        return f"{self.name}{place}, synthesis in {precision}, training in float32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
+        return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Return a source of random numbers on the device where it has one, else on the CPU."""
+        place = self.device if self.device.type == "cuda" else CPU
+        return torch.Generator(place).manual_seed(seed)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Let loops run inside the block.
+
+        On a GPU cuDNN takes algorithms that add in one order only, and multiplies convolutions of float32 in TF32 as
+        PyTorch's own default has it; products of matrices stay in full float32.
+
+        Raises:
+            DeviceError: if the GPU has no memory left.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=True
+        )
+        try:
+            with torch.cuda.device(self.device), flags:
+                yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.name} ({self.device}) has no memory left: {str(error).partition('.')[0]}",
+                why="a batch's activations and the whole sample set lie on the GPU",
+                mend="pass a smaller --set training.batch (or synthesis.batch, reconstruction.batch), or --device cpu",
+            ) from error
 
     def for_network(self, module: nn.Module, inputs: Sequence[Tensor]) -> Compute:
         """Return how to run this network: as `self` says, or in float32 where bfloat16 does not carry it.
@@ -49,7 +105,8 @@ class Compute:
         held = (*module.parameters(), *module.buffers())
         if {x.dtype for x in held if x.is_floating_point()} - {torch.float32}:
             return dataclasses.replace(self, half=False)
-        shown = [item.detach().requires_grad_(item.is_floating_point()) for item in inputs]
+        placed = [item.detach().to(self.device) for item in inputs]
+        shown = [item.requires_grad_(item.is_floating_point()) for item in placed]
         try:
             with self.autocast():
                 outputs = module(*shown)
@@ -64,19 +121,51 @@ class Compute:
         _LOG.info("the network runs in float32, not in bfloat16: %s", reason)
         return dataclasses.replace(self, half=False)
 
-    def to_dict(self) -> dict[str, bool]:
-        """Return what results depend on."""
-        return dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, object]:
+        """Return what results depend on: not which of two equal GPUs it is."""
+        return {"half": self.half, "device": self.name}
 
 
 PLAIN = Compute()
 
 
-def choose_compute() -> Compute:
-    """Return how this machine computes fastest.
+def choose_compute(device: str = "cpu") -> Compute:
+    """Return how this machine computes fastest on `device`.
 
-    bfloat16 where the processor multiplies it (AVX512_BF16 or AMX); elsewhere oneDNN emulates it, slower than float32.
-    Tensors stay contiguous: oneDNN reorders inside, and channels last measured slower.
+    bfloat16 where the processor multiplies it (AVX512_BF16 or AMX; compute capability 8.0); elsewhere it is emulated,
+    slower than float32. Tensors stay contiguous: oneDNN reorders inside, and channels last measured slower.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", or "auto": a GPU if torch sees one.
+
+    Raises:
+        DeviceError: if that GPU is not there.
     """
+    place = _choose_device(device)
+    if place.type == "cuda":
+        return Compute(half=torch.cuda.get_device_capability(place) >= _BFLOAT16, device=place)
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent in torch 2.4
     return Compute(half=any(getattr(torch.cpu, name, lambda: False)() for name in questions))
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return CPU
+    if not torch.cuda.is_available():
+        found = "no GPU or no driver was found"
+        if torch.version.cuda is None:
+            found = f"torch {torch.__version__} was built without CUDA"
+        raise DeviceError(
+            f"--device {name}: torch has no CUDA device",
+            why=found,
+            mend="pass --device cpu; `edgeq doctor` tells what torch sees, and pytorch.org how to install it with CUDA",
+        )
+    index = int(name.partition(":")[2] or 0)
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(
+            f"--device {name}: there is no GPU {index}",
+            why=f"torch sees {count}, counted from 0 (CUDA_VISIBLE_DEVICES may hide some)",
+            mend=f"pass --device cuda:{count - 1}, or --device auto",
+        )
+    return torch.device("cuda", index)

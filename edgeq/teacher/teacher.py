@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from edgeq.core.errors import InputError, describe_choices
@@ -41,6 +43,20 @@ class Teacher:
     def copy(self) -> Teacher:
         """Return an independent teacher with parameters of its own."""
         return dataclasses.replace(self, module=copy.deepcopy(self.module))
+
+    @property
+    def device(self) -> torch.device:
+        """Return where its constants lie; the CPU if it has none."""
+        held = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((item.device for item in held), torch.device("cpu"))
+
+    def on(self, device: torch.device) -> Teacher:
+        """Return this teacher if it lies on `device`, else a copy of it there."""
+        if self.device == device:
+            return self
+        copied = self.copy()
+        copied.module.to(device)
+        return copied
 
 
 def with_outputs(teacher: Teacher, tensors: Sequence[str]) -> fx.GraphModule:

@@ -32,7 +32,8 @@ def read(path: Path):
 def test_every_default_is_said_before_anything_else(build):
     said = build.outcome.err.splitlines()[0]
     assert said == (
-        "defaults: --bits w8a8 --first-last int8 --effort standard --seed 0 --recipe edgeq"
+        "defaults: --bits w8a8 --first-last int8 --effort standard --seed 0 --device auto "
+        "--recipe edgeq"
     )
 
 

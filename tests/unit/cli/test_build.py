@@ -53,6 +53,7 @@ def test_the_short_form_uses_the_defaults(edgeq: Any, seen: list[Any]) -> None:
         "samples_path": None,
         "flavour": None,
         "for_dla": False,
+        "device": "auto",
     }
 
 
@@ -60,7 +61,8 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
     text = (
         "--bits w4a6 --first-last same --effort max --seed 7 --out o --preset unit --mean 0.1,0.2 "
         "--std 1,2 --bounds -1,1 --shape x:1x2 --shape y:3 --eval e.zip --recipe r --set a=1 "
-        "--set b=2 --overwrite --teacher w.pth --samples s.npy --flavour fp16-typed --dla"
+        "--set b=2 --overwrite --teacher w.pth --samples s.npy --flavour fp16-typed --dla "
+        "--device cuda:1"
     )
     assert edgeq(*BUILD, *text.split()).code == 0
     assert dataclasses.asdict(seen[0]) == {
@@ -83,6 +85,7 @@ def test_every_option_reaches_the_pipeline(edgeq: Any, seen: list[Any]) -> None:
         "samples_path": Path("s.npy"),
         "flavour": GraphFlavour.FP16_TYPED,
         "for_dla": True,
+        "device": "cuda:1",
     }
 
 
@@ -99,7 +102,8 @@ def test_json_has_standard_output_for_itself(edgeq: Any, seen: list[Any]) -> Non
 def test_every_default_in_use_is_said_and_nothing_else(edgeq: Any, seen: list[Any]) -> None:
     done = edgeq(*BUILD, "--seed", "0", "--bits", "w4a8")
     assert done.err.splitlines()[0] == (
-        "defaults: --first-last int8 --effort standard --out model.v2.cpu --recipe edgeq"
+        "defaults: --first-last int8 --effort standard --out model.v2.cpu --device auto "
+        "--recipe edgeq"
     )
 
 
@@ -134,7 +138,15 @@ def test_no_log_is_written_into_a_folder_that_is_not_claimed(edgeq: Any, seen: l
 
 @pytest.mark.parametrize(
     "wrong",
-    ["--bits w9a8", "--first-last none", "--effort long", "--mean a", "--shape x", "--set a"],
+    [
+        "--bits w9a8",
+        "--first-last none",
+        "--effort long",
+        "--mean a",
+        "--shape x",
+        "--set a",
+        "--device gpu",
+    ],
 )
 def test_a_value_that_is_not_understood_ends_with_3_and_says_what_is(
     edgeq: Any, seen: list[Any], wrong: str
