@@ -90,6 +90,7 @@ class Halves:
                 eval_path=None,
                 settings=settings,
                 overwrite=False,
+                device="cpu",  # its seconds are what a budget counts
             )
         )
         return as_in_papers(job) if setting == "paper" else job

@@ -11,8 +11,8 @@ Budget: every row has the same processor seconds of one thread. Half of them are
 its standard effort does), and the numbers have what is left. Short runs tell how many iterations and steps that is;
 ranges alone end early. Samples are made once for a data recipe, seed and budget, and their cost counts in every row.
 
-One process, one thread. Several processes may run at once; each figure is on record when it is printed, and what is on
-record is skipped.
+One process, one thread. Several processes may run at once; each figure is on record when it is printed. What is on
+record is skipped, unless the figures of its recipe have changed since: each has a stamp of them (table_rows.py).
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ import torch
 from halves import Budget, Halves
 from numpy.typing import NDArray
 from table_record import add_record, is_recorded
+from table_rows import BITS, ROOT, SETTINGS, all_rows, name_row, stamp_row, tell_commit
 
 import edgeq
 from deploy.onnxrt import Session
 from deploy.pictures import open_pictures
 from edgeq.core.files import digest_file, write_with
-from edgeq.core.recipes import DEFAULT_RECIPE, Recipe, load_recipe, recipe_names
+from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.samples import SampleSet
 from edgeq.pipeline import stages
 from edgeq.pipeline.job import Job
@@ -46,12 +47,7 @@ from edgeq.quant.storage import load_values
 from edgeq.quant.student import Student
 from edgeq.teacher.teacher import Teacher
 
-ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "table.json"
-SETTINGS = ("deploy", "paper")
-BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
-# Both halves of one paper; a recipe of one half is measured with the other half of the default.
-PAIRS = ("dsg+minmax", "genie+genie-m", "synq+synq-qat", "zeroq+minmax")
 # Pictures that are evaluated together.
 BATCH = 64
 
@@ -81,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.fixtures is None:
         sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
     torch.set_num_threads(1)
+    commit = tell_commit()
     bench = TableBench(Path(options.fixtures) / "cifar10", options.keep)
     queue = [
         (setting, bits, name, seed, budget)
@@ -92,17 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     for setting, bits, name, seed, budget in queue:
         recipe = load_recipe(name)
-        row = f"{setting}/{bits}/{budget}/{recipe.data}+{recipe.numbers}"
-        if options.again or not is_recorded(options.record, row, seed):
+        row = name_row(recipe, setting=setting, bits=bits, budget=str(budget))
+        stamp = stamp_row(recipe.data, recipe.numbers)
+        if options.again or not is_recorded(options.record, row, seed, stamp):
             figures = bench.run(recipe, bits, setting, seed, budget)
-            add_record(options.record, row, seed, figures)
+            add_record(options.record, row, seed, {**figures, "stamp": stamp, "commit": commit})
             print(f"{row} seed {seed}: {tell(figures)}", flush=True)
-
-
-def all_rows() -> tuple[str, ...]:
-    """Return every recipe, and the pairs that were published together; the default comes first."""
-    others = [name for name in recipe_names() if name != DEFAULT_RECIPE]
-    return (DEFAULT_RECIPE, *PAIRS, *others)
 
 
 def read_budget(text: str, cap: float) -> Budget:
@@ -152,6 +144,7 @@ class TableBench:
             "teacher_forward": round(data["forward"] + numbers.forward),
             "teacher_backward": round(data["backward"] + numbers.backward),
             "peak_mb": round(max(data["peak_mb"], numbers.peak_mb)),
+            "budget_s": budget.seconds,
             "samples": len(samples),
             "settings": {**data["settings"], **cut.settings},
             "data_scale": round(data["scale"], 4),

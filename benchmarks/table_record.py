@@ -30,9 +30,10 @@ def add_record(path: Path, row: str, seed: int, figures: dict[str, Any]) -> None
         write_json(path, record)
 
 
-def is_recorded(path: Path, row: str, seed: int) -> bool:
-    """Return true if the figures of a row and seed are on record, by this process or another."""
-    return str(seed) in read_record(path).get(row, {})
+def is_recorded(path: Path, row: str, seed: int, stamp: str) -> bool:
+    """Return true if a row and seed are on record with this stamp, by this process or another."""
+    figures = read_record(path).get(row, {}).get(str(seed), {})
+    return bool(figures.get("stamp") == stamp)
 
 
 @contextmanager

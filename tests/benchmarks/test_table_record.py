@@ -18,7 +18,7 @@ for seed in range(25):
 
 def test_a_missing_file_holds_no_rows(tmp_path: Path):
     assert read_record(tmp_path / "table.json") == {}
-    assert not is_recorded(tmp_path / "table.json", "deploy/w4a4/60/edgeq+edgeq", 0)
+    assert not is_recorded(tmp_path / "table.json", "deploy/w4a4/60/edgeq+edgeq", 0, "a")
 
 
 def test_a_new_seed_stands_beside_the_old_one(tmp_path: Path):
@@ -26,7 +26,15 @@ def test_a_new_seed_stands_beside_the_old_one(tmp_path: Path):
     for seed in (0, 1):
         add_record(path, "row", seed, {"drop_points": 0.5 + seed})
     assert read_record(path) == {"row": {"0": {"drop_points": 0.5}, "1": {"drop_points": 1.5}}}
-    assert is_recorded(path, "row", 1)
+
+
+def test_what_was_measured_with_other_figures_is_not_on_record(tmp_path: Path):
+    path = tmp_path / "table.json"
+    add_record(path, "row", 0, {"stamp": "a"})
+    add_record(path, "row", 1, {})
+    assert is_recorded(path, "row", 0, "a")
+    assert not is_recorded(path, "row", 0, "b")
+    assert not is_recorded(path, "row", 1, "a")
 
 
 def test_two_processes_do_not_lose_each_others_figures(tmp_path: Path):

@@ -1,0 +1,68 @@
+"""Which rows benchmarks/table.py has, their names, and the stamps that say with which figures they were measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from published import own_settings
+
+from edgeq.core.recipes import DEFAULT_RECIPE, Recipe, load_recipe, name_recipe, recipe_names
+from edgeq.core.serial import digest_of
+from edgeq.core.specs import Effort
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = ("deploy", "paper")
+BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
+# Both halves of one paper; a recipe of one half is measured with the other half of the default.
+PAIRS = ("dsg+minmax", "genie+genie-m", "synq+synq-qat", "zeroq+minmax")
+# What a figure follows from, beside the fixtures.
+_SOURCES = ("calib", "deploy", "edgeq/**/*.py", "edgeq/**/*.toml", "benchmarks/*.py")
+
+
+def all_rows() -> tuple[str, ...]:
+    """Return every recipe, and the pairs that were published together; the default comes first."""
+    others = [name for name in recipe_names() if name != DEFAULT_RECIPE]
+    return (DEFAULT_RECIPE, *PAIRS, *others)
+
+
+def name_row(recipe: Recipe, *, setting: str, bits: str, budget: str) -> str:
+    """Return the name of a row on record: SETTING/BITS/BUDGET/DATA+NUMBERS."""
+    return f"{setting}/{bits}/{budget}/{recipe.data}+{recipe.numbers}"
+
+
+def stamp_row(data: str, numbers: str) -> str:
+    """Return the digest of the figures of a pair: of every effort, and of the published budgets.
+
+    A figure that has its default is left out, so that a new one, which older recipes do not use, changes no stamp.
+    """
+    name = name_recipe(data, numbers)
+    figures = [_own_figures(load_recipe(name, effort=effort)) for effort in Effort]
+    return digest_of([figures, own_settings(data), own_settings(numbers)])
+
+
+def _own_figures(recipe: Recipe) -> dict[str, Any]:
+    figures = {}
+    for table, values in recipe.tables().items():
+        fields = dataclasses.fields(getattr(recipe, table))
+        for field in fields:
+            if values[field.name] != field.default:
+                figures[f"{table}.{field.name}"] = values[field.name]
+    return figures
+
+
+def tell_commit() -> str:
+    """Return the commit that the code of this checkout is of, with "+" if it was changed since; "" without git."""
+    if shutil.which("git") is None:
+        return ""
+    commit = _git("log", "-1", "--format=%h", "--abbrev=10", "--", *_SOURCES)
+    return f"{commit}+" if _git("status", "--porcelain", "--", *_SOURCES) else commit
+
+
+def _git(*words: str) -> str:
+    """Return what git says here; "" where this is no checkout."""
+    done = subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+import table_rows
+
+from edgeq.core.recipes import load_recipe, recipe_names
+
+
+def test_every_recipe_has_a_row_and_the_default_is_the_first():
+    rows = table_rows.all_rows()
+    assert rows[0] == "edgeq"
+    assert set(recipe_names()) < set(rows)
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_row_names_both_halves():
+    row = table_rows.name_row(load_recipe("genie"), setting="deploy", bits="w4a4", budget="60")
+    assert row == "deploy/w4a4/60/genie+edgeq"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [("synthesis", "iterations", 7), ("training", "mix", 0.25), ("training", "steps", 3)],
+)
+def test_a_stamp_changes_with_a_figure_of_either_half(monkeypatch, table, key, value):
+    before = table_rows.stamp_row("genie", "edgeq")
+
+    def changed(name, **options):
+        recipe = load_recipe(name, **options)
+        spec = dataclasses.replace(getattr(recipe, table), **{key: value})
+        return dataclasses.replace(recipe, **{table: spec})
+
+    monkeypatch.setattr(table_rows, "load_recipe", changed)
+    assert table_rows.stamp_row("genie", "edgeq") != before
+
+
+def test_a_stamp_changes_with_the_published_budget_but_not_with_words(monkeypatch):
+    before = table_rows.stamp_row("genie", "genie-m")
+
+    def reworded(name, **options):
+        return dataclasses.replace(load_recipe(name, **options), title="other", notes="other")
+
+    monkeypatch.setattr(table_rows, "load_recipe", reworded)
+    assert table_rows.stamp_row("genie", "genie-m") == before
+    monkeypatch.setattr(table_rows, "own_settings", lambda name: {"training.steps": "1"})
+    assert table_rows.stamp_row("genie", "genie-m") != before
+
+
+def test_stamps_of_pairs_differ():
+    names = [load_recipe(name) for name in table_rows.all_rows()]
+    stamps = {table_rows.stamp_row(item.data, item.numbers) for item in names}
+    assert len(stamps) == len(names)
+
+
+def test_the_commit_is_told_where_git_knows_it():
+    assert re.fullmatch(r"([0-9a-f]{10,}\+?)?", table_rows.tell_commit())
