@@ -18,7 +18,14 @@ from calib.distances import variance_distance
 from calib.labels import hard_cross_entropy
 from calib.priors import texture_term
 from calib.problem import SynthesisProblem
-from calib.statistics import LayerStatistics, Moments, batch_term, measure, targets_from_table
+from calib.statistics import (
+    LayerStatistics,
+    Moments,
+    batch_term,
+    by_layer,
+    measure,
+    targets_from_table,
+)
 from calib.variables import Pixels
 from calib.view import View, as_nchw
 from edgeq.core.progress import Progress
@@ -54,16 +61,21 @@ class Centres:
 
         Deviation: SynQ's code divides by the batch size as well.
         """
-        losses = []
+        means, variances, targets = [], [], []
         for found, centre in zip(moments, self.layers, strict=True):
             if centre is None or found.sample_mean is None or found.sample_var is None:
                 continue
             if pooled:
-                losses.append(variance_distance(found.mean, found.var, _pool(centre)))
-                continue
-            own = LayerStatistics(mean=centre.mean[labels], std=centre.std[labels])
-            losses.append(variance_distance(found.sample_mean, found.sample_var, own).mean())
-        return torch.stack(losses).mean() if losses else moments[0].mean.new_zeros(())
+                means.append(found.mean)
+                variances.append(found.var)
+                targets.append(_pool(centre))
+            else:
+                means.append(found.sample_mean)
+                variances.append(found.sample_var)
+                targets.append(LayerStatistics(mean=centre.mean[labels], std=centre.std[labels]))
+        if not means:
+            return moments[0].mean.new_zeros(())
+        return by_layer(means, variances, targets, variance_distance).mean()
 
 
 def deep_start(layers: int) -> int:

@@ -17,9 +17,17 @@ class Spectrum:
 
 
 def gram_spectrum(x: Tensor) -> Spectrum:
-    """Return the spectrum of K = U U^T, U the flattened samples of `x` [N, ...] scaled to unit length."""
-    rows = torch.nn.functional.normalize(x.flatten(1).double(), dim=1)
-    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    """Return the spectrum of K = U U^T, U the flattened samples of `x` [N, ...] scaled to unit length.
+
+    The products of samples are summed in the type of `x`, all else is float64.
+    """
+    rows = x.flatten(1)
+    half = rows @ rows.detach().T
+    gram = (
+        half + half.T - half.detach()
+    ).double()  # one product forward, and one back in place of two
+    norms = gram.diagonal().clamp_min(1e-24).sqrt()
+    values, vectors = torch.linalg.eigh(gram / torch.outer(norms, norms))
     return Spectrum(values=values, vectors=vectors)
 
 

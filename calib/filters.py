@@ -21,13 +21,16 @@ def lowpass(x: Tensor, cutoff: float) -> Tensor:
     """
     if cutoff == 0:
         return x
-    height, width = x.shape[-2:]
-    rows = torch.fft.fftfreq(height, device=x.device) * 2
-    columns = torch.fft.rfftfreq(width, device=x.device) * 2
-    distance = rows[:, None].square() + columns[None].square()
-    gain = torch.exp(-distance / (2 * cutoff**2))
-    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=(height, width))
-    return filtered
+    rows, columns = (_lowpass_matrix(size, cutoff, x.device) for size in x.shape[-2:])
+    return rows @ (x @ columns)
+
+
+def _lowpass_matrix(size: int, cutoff: float, device: torch.device) -> Tensor:
+    """Return the filter of one axis, [size, size] and symmetric: the Gaussian is a product of those of both axes."""
+    frequencies = torch.fft.rfftfreq(size, device=device) * 2
+    gain = torch.exp(-frequencies.square() / (2 * cutoff**2))
+    matrix: Tensor = torch.fft.irfft(torch.fft.rfft(torch.eye(size, device=device)) * gain, n=size)
+    return matrix
 
 
 def random_shift(

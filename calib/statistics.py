@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from edgeq.core.errors import CalibError
 from edgeq.core.specs import BNTable
 from edgeq.teacher.compute import CPU
+from edgeq.teacher.teacher import place_behind
 
 # Added to a measured variance before its root; the derivative of the root is infinite at 0.
 VARIANCE_FLOOR = 1e-6
@@ -30,15 +32,18 @@ class LayerStatistics:
     """Targets of one layer.
 
     Attributes:
-        mean, std: [C], float32.
+        mean, std: [C], float32; or [N, C], where each sample has its own.
         mean_slack, std_slack: deviations that cost nothing, in the unit of the distance: relative to std, or that of
-            the activation.
+            the activation; [C] where several layers are joined.
     """
 
     mean: Tensor
     std: Tensor
-    mean_slack: float = 0.0
-    std_slack: float = 0.0
+    mean_slack: float | Tensor = 0.0
+    std_slack: float | Tensor = 0.0
+
+
+Distance = Callable[[Tensor, Tensor, LayerStatistics], Tensor]
 
 
 def targets_from_table(table: BNTable, device: torch.device = CPU) -> list[LayerStatistics]:
@@ -67,60 +72,54 @@ class Moments:
     sample_var: Tensor | None
 
 
-class _SampleMoments(torch.autograd.Function):
-    """Mean and biased variance of each sample's channels: [N, C, *positions] to two [N, C].
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance of a [N, C, *positions]: of the batch, two [C], and of each sample, two [N, C].
 
-    torch.var_mean gives the same; its CPU kernel takes about fifty times as long, and its backward pass four passes
-    over the large tensor where one is enough: with n positions, d/dx = g_mean / n + 2 g_var (x - mean) / n.
+    The batch's variance is the mean of the samples' variances plus the variance of their means, so the large tensor
+    is read once for both. Its gradient is one product and one sum a value: with n positions and everything but a held,
+    d/da = g_mean / n + 2 g_var (a - mean) / n.
+    torch.var_mean gives the same; its CPU kernel takes about fifty times as long, its backward pass four passes.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         axes = tuple(range(2, a.ndim))
-        count = a[0, 0].numel()
-        wide = torch.promote_types(a.dtype, torch.float32)
-        mean = a.sum(axes, dtype=wide) / count
-        power = torch.linalg.vector_norm(a, dim=axes, dtype=wide).square() / count
-        ctx.save_for_backward(a, mean)
-        return mean, (power - mean.square()).clamp_min(0)
+        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+        sample_mean = wide.mean(axes)
+        power = torch.linalg.vector_norm(wide, dim=axes).square_().div_(a[0, 0].numel())
+        sample_var = power.sub_(sample_mean.square()).clamp_min_(0)
+        between, mean = torch.var_mean(sample_mean, 0, correction=0)
+        ctx.save_for_backward(a, mean, sample_mean)
+        return mean, sample_var.mean(0) + between, sample_mean, sample_var
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        by_mean, by_var = grads
-        a, mean = ctx.saved_tensors
-        count = a[0, 0].numel()
-        slope = 2 * by_var / count
-        shape = (*mean.shape, *[1] * (a.ndim - 2))
-        offset = by_mean / count - slope * mean
-        slope, offset = (item.view(shape).to(a.dtype) for item in (slope, offset))
-        grad: Tensor = a.mul(slope).add_(offset)
-        return grad
+        by_mean, by_var, by_sample_mean, by_sample_var = grads
+        a, mean, sample_mean = ctx.saved_tensors
+        samples, positions = len(a), a[0, 0].numel()
+        between = 2 * by_var * (sample_mean - mean)
+        by_sample_mean = by_sample_mean + (by_mean + between) / samples
+        slope = (by_sample_var + by_var / samples) * (2 / positions)
+        offset = (by_sample_mean / positions - slope * sample_mean).flatten()
+        # slope a + offset in one pass over memory: BatchNormalization of one sample that has the channels of them all.
+        flat, zero = a.reshape(1, -1, *a.shape[2:]), torch.zeros_like(offset)
+        grad = F.batch_norm(flat, zero, torch.ones_like(zero), slope.flatten(), offset, eps=0.0)
+        return grad.view(a.shape)
 
 
 def measure(a: Tensor) -> Moments:
-    """Return the moments of `a` [N, C, *positions].
-
-    The batch's variance is the mean of the samples' variances plus the variance of their means, so the large tensor
-    is read once for both.
-    """
+    """Return the moments of `a` [N, C, *positions]."""
     if a.ndim == 2:
-        var, mean = torch.var_mean(
-            a.to(torch.promote_types(a.dtype, torch.float32)), 0, correction=0
-        )
+        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, 0, correction=0)
         return Moments(mean=mean, var=var, sample_mean=None, sample_var=None)
-    apply: Callable[..., tuple[Tensor, Tensor]] = _SampleMoments.apply
-    sample_mean, sample_var = apply(a)
-    between, mean = torch.var_mean(sample_mean, 0, correction=0)
-    return Moments(
-        mean=mean,
-        var=sample_var.mean(0) + between,
-        sample_mean=sample_mean,
-        sample_var=sample_var,
-    )
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _Moments.apply
+    mean, var, sample_mean, sample_var = apply(a)
+    return Moments(mean=mean, var=var, sample_mean=sample_mean, sample_var=sample_var)
 
 
 def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
-    """Return mean_c [ hinge(|m - mu| / s - delta)^2 + hinge(|w - s| / s - gamma)^2 ].
+    """Return hinge(|m - mu| / s - delta)^2 + hinge(|w - s| / s - gamma)^2 of each channel.
 
     Args:
         mean: m, [C] of a batch or [N, C] of samples.
@@ -128,18 +127,18 @@ def deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
         target: mu, s, and the slacks delta and gamma.
 
     Returns:
-        [] for the batch, [N] per sample.
+        [C] or [N, C], as `mean`.
 
     Source: ZeroQ A1 / GDFQ A2 with the slack of DSG (Zhang et al., CVPR 2021, eq. of SDA); relative, see module.
     """
     std = (var + VARIANCE_FLOOR).sqrt()
     mean_gap = ((mean - target.mean).abs() / target.std - target.mean_slack).clamp_min(0)
     std_gap = ((std - target.std).abs() / target.std - target.std_slack).clamp_min(0)
-    return (mean_gap.square() + std_gap.square()).mean(-1)
+    return mean_gap.square() + std_gap.square()
 
 
 def pooled_deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
-    """Return mean_c [ |m - mu| / sqrt(w^2 + s^2) ]; [] for the batch, [N] per sample.
+    """Return |m - mu| / sqrt(w^2 + s^2) of each channel, as `deviation`.
 
     The standard deviations only weigh the means: nothing pulls w to s.
 
@@ -147,14 +146,71 @@ def pooled_deviation(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tens
     element-wise ratio.
     """
     spread = (var + target.std.square() + VARIANCE_FLOOR).sqrt()
-    return ((mean - target.mean).abs() / spread).mean(-1)
+    return (mean - target.mean).abs() / spread
+
+
+def by_layer(
+    means: Sequence[Tensor],
+    variances: Sequence[Tensor],
+    targets: Sequence[LayerStatistics],
+    distance: Distance,
+    *,
+    sum_channels: bool = False,
+) -> Tensor:
+    """Return the mean over channels (or their sum) of each layer's `distance`; [L] of a batch, [N, L] of samples.
+
+    All layers are computed as one: dozens of layers with few channels each take longer one by one.
+
+    Args:
+        means: of each layer, [C] or [N, C].
+        variances: likewise.
+        targets: likewise.
+        distance: one of `calib.distances`.
+        sum_channels: sum, so that wide layers count more.
+    """
+    sizes = torch.tensor([mean.shape[-1] for mean in means])
+    joined = LayerStatistics(
+        mean=torch.cat([target.mean for target in targets], -1),
+        std=torch.cat([target.std for target in targets], -1),
+        mean_slack=_spread([float(t.mean_slack) for t in targets], sizes).to(means[0]),
+        std_slack=_spread([float(t.std_slack) for t in targets], sizes).to(means[0]),
+    )
+    gaps = distance(torch.cat(list(means), -1), torch.cat(list(variances), -1), joined)
+    shares = torch.ones(len(sizes)) if sum_channels else 1 / sizes
+    rows = torch.diag(shares).repeat_interleave(sizes, 0).to(gaps)
+    layers: Tensor = torch.tensordot(gaps, rows, 1)
+    return layers
+
+
+def _spread(values: Sequence[float], sizes: Tensor) -> Tensor:
+    """Return each layer's value at each of its channels."""
+    return torch.tensor(values).repeat_interleave(sizes)
+
+
+def measure_inside(module: fx.GraphModule, count: int) -> None:
+    """Let a module of `teacher.with_outputs` give the `Moments` of its first `count` captured tensors in their place.
+
+    They are measured where the tensor is made, and their gradient is added where that of the tensor is at hand: both
+    find it in the cache. After the whole network it has to come from memory again.
+    """
+    graph = module.graph
+    (end,) = [node for node in graph.nodes if node.op == "output"]
+    outputs, captured = end.args[0]
+    moments = []
+    for node in captured[:count]:
+        with graph.inserting_after(place_behind(node)):
+            moments.append(graph.call_function(measure, (node,)))
+    end.args = ((outputs, (*moments, *captured[count:])),)
+    graph.lint()
+    module.recompile()
 
 
 def batch_term(
     moments: Sequence[Moments],
     targets: Sequence[LayerStatistics],
     *,
-    distance: Callable[[Tensor, Tensor, LayerStatistics], Tensor] = deviation,
+    distance: Distance = deviation,
+    sum_channels: bool = False,
     weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Return the mean over layers of the batch's `distance` from the target; [].
@@ -163,12 +219,19 @@ def batch_term(
         moments: of each layer.
         targets: of each layer.
         distance: one of `calib.distances`.
+        sum_channels: see `by_layer`.
         weights: a factor for each layer (block A9: TexQ, shallow layers less than deep ones), or None for 1.
     """
-    losses = [distance(m.mean, m.var, t) for m, t in zip(moments, targets, strict=True)]
+    losses = by_layer(
+        [m.mean for m in moments],
+        [m.var for m in moments],
+        targets,
+        distance,
+        sum_channels=sum_channels,
+    )
     if weights is not None:
-        losses = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
-    return torch.stack(losses).mean()
+        losses = losses * torch.tensor(weights).to(losses)
+    return losses.mean()
 
 
 def sample_term(
@@ -176,7 +239,8 @@ def sample_term(
     targets: Sequence[LayerStatistics],
     *,
     enhancement: float,
-    distance: Callable[[Tensor, Tensor, LayerStatistics], Tensor] = deviation,
+    distance: Distance = deviation,
+    sum_channels: bool = False,
 ) -> Tensor:
     """Return the mean over layers and samples of each sample's `distance`, one layer a sample enhanced; [].
 
@@ -184,8 +248,8 @@ def sample_term(
     with its (I + 1 1^T) for enhancement 2, for any batch size. Layers without positions take no part.
     """
     rows = [
-        distance(m.sample_mean, m.sample_var, t)
-        for m, t in zip(moments, targets, strict=True)
+        (m.sample_mean, m.sample_var, target)
+        for m, target in zip(moments, targets, strict=True)
         if m.sample_mean is not None and m.sample_var is not None
     ]
     if not rows:
@@ -194,11 +258,12 @@ def sample_term(
             why="statistics of one sample are taken over its positions",
             mend="pass --set synthesis.sample_statistics=0",
         )
-    losses = torch.stack(rows)
-    layers, samples = losses.shape
+    means, variances, own = zip(*rows, strict=True)
+    losses = by_layer(means, variances, own, distance, sum_channels=sum_channels)
+    samples, layers = losses.shape
     weights = torch.ones_like(losses)
     index = torch.arange(samples, device=losses.device)
-    weights[index % layers, index] = enhancement
+    weights[index, index % layers] = enhancement
     return (losses * weights).sum() / weights.sum()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calib.centres import Centres
-from calib.distances import DISTANCES, sum_channels
+from calib.distances import DISTANCES
 from calib.diversity import (
     ClassCentres,
     Spectrum,
@@ -24,7 +24,7 @@ from calib.statistics import (
     LayerStatistics,
     Moments,
     batch_term,
-    measure,
+    measure_inside,
     sample_term,
     targets_from_table,
     with_slack,
@@ -79,9 +79,9 @@ class Terms:
             self._features = ClassCentres(problem.classes)
             captured.append(classifier_input(problem.teacher))
         self._module = with_outputs(problem.teacher, captured)
+        measure_inside(self._module, self._layers)
         add_swing(self._module, spec.swing, self._generator("swing"))
-        distance = DISTANCES[spec.distance]
-        self._distance = sum_channels(distance) if spec.sum_channels else distance
+        self._distance = DISTANCES[spec.distance]
         self._factor = self._layers if spec.sum_layers else 1
         self._targets = targets_from_table(problem.table, problem.compute.device)
         self._spectrum: Spectrum | None = None
@@ -89,8 +89,7 @@ class Terms:
         if spec.slack_quantile > 0:
             noise = self._noise(SLACK_SAMPLES, "slack")
             with torch.no_grad():
-                _, activations = self._run(noise)
-            moments = [measure(a) for a in activations[: self._layers]]
+                _, moments, _ = self._run(noise)
             self._relaxed = with_slack(
                 self._targets,
                 moments,
@@ -112,7 +111,7 @@ class Terms:
         """Remember the features of finished samples, which later ones keep their distance from."""
         if self._features is not None:
             with torch.no_grad():
-                self._features.add(self._run(x)[1][-1].flatten(1), labels)
+                self._features.add(self._run(x)[2][0].flatten(1), labels)
 
     def weigh(self, x: Sequence[Tensor], wanted: Wanted) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, each []; those of weight 0 are left out.
@@ -120,15 +119,15 @@ class Terms:
         Raises:
             CalibError: if all are.
         """
-        outputs, activations = self._run(x)
-        terms = self._statistics_terms([measure(a) for a in activations[: self._layers]], wanted)
+        outputs, moments, features = self._run(x)
+        terms = self._statistics_terms(moments, wanted)
         terms |= self._picture_terms(x)
         if self._problem.classes is not None:
             terms |= self._label_terms(outputs[0], wanted)
         if wanted.centres is not None:
             spec = self._spec
             found = margin_term(
-                activations[-1].flatten(1).float(),
+                features[0].flatten(1).float(),
                 wanted.centres,
                 low=spec.margin_low,
                 high=spec.margin_high,
@@ -142,21 +141,32 @@ class Terms:
             )
         return terms
 
-    def _run(self, x: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the teacher's outputs and what was captured, in the precision of the problem."""
+    def _run(
+        self, x: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Moments, ...], tuple[Tensor, ...]]:
+        """Return outputs, moments of each layer and, for the margin, the features; in the problem's precision."""
         with self._problem.compute.autocast():
             outputs, captured = self._module(*x)
-        return outputs, captured
+        return outputs, captured[: self._layers], captured[self._layers :]
 
     def _statistics_terms(self, moments: Sequence[Moments], wanted: Wanted) -> dict[str, Tensor]:
         spec = self._spec
         terms = {}
         if moments and spec.batch_statistics > 0:
-            found = batch_term(moments, self._targets, distance=self._distance)
+            found = batch_term(
+                moments,
+                self._targets,
+                distance=self._distance,
+                sum_channels=spec.sum_channels,
+            )
             terms["statistics"] = spec.batch_statistics * self._factor * found
         if spec.sample_statistics > 0 and any(m.sample_mean is not None for m in moments):
             found = sample_term(
-                moments, self._relaxed, enhancement=spec.enhancement, distance=self._distance
+                moments,
+                self._relaxed,
+                enhancement=spec.enhancement,
+                distance=self._distance,
+                sum_channels=spec.sum_channels,
             )
             terms["sample"] = spec.sample_statistics * self._factor * found
         if self._centres is not None:

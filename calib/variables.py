@@ -13,7 +13,7 @@ from calib.unoptimised import initial_pixels
 from calib.view import View
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import InputSpec
-from edgeq.teacher.compute import CPU
+from edgeq.teacher.compute import CPU, make_adam
 
 BETAS = (0.9, 0.99)
 # A rate that stops falling: of the plateau schedule. All of ZeroQ's descendants have it.
@@ -59,7 +59,7 @@ class Pixels:
         starts = [initial_pixels(spec, own, generator).to(device) for own in inputs]
         self._pixels = [x.requires_grad_(True) for x in starts]
         self._views = views if spec.projected else ()
-        self._optimizer = torch.optim.Adam(self._pixels, lr=spec.learning_rate, betas=BETAS)
+        self._optimizer = make_adam(self._pixels, lr=spec.learning_rate, betas=BETAS)
         self._schedule = make_schedule(self._optimizer, spec)
 
     def pictures(self) -> list[Tensor]:
@@ -97,8 +97,8 @@ class Latents:
         self._latents = [z.to(device).requires_grad_(True) for z in drawn]
         self._generators = [make_generator(own, generator).to(device) for own in inputs]
         weights = [p for network in self._generators for p in network.parameters()]
-        self._by_latent = torch.optim.Adam(self._latents, lr=spec.learning_rate, betas=BETAS)
-        self._by_weight = torch.optim.Adam(weights, lr=spec.generator_rate, betas=BETAS)
+        self._by_latent = make_adam(self._latents, lr=spec.learning_rate, betas=BETAS)
+        self._by_weight = make_adam(weights, lr=spec.generator_rate, betas=BETAS)
         self._schedule = make_schedule(self._by_latent, spec)
         self._decay = torch.optim.lr_scheduler.ExponentialLR(
             self._by_weight, GENERATOR_DECAY ** (1 / spec.iterations)

@@ -22,7 +22,7 @@ class View:
 
     def clip(self, x: Tensor) -> Tensor:
         """Return the samples inside the legal box."""
-        return torch.maximum(torch.minimum(x, self._high), self._low)
+        return x.clamp(self._low, self._high)
 
     def legal(self, x: Tensor) -> Tensor:
         """Return the samples as they are stored: low-passed, inside the legal box."""

@@ -12,6 +12,7 @@ from edgeq.core.recipes import ReconstructionSpec
 from edgeq.quant.rounding import DroppedQuantizer, SoftRounding, cosine
 from edgeq.quant.student import Student
 from edgeq.quant.units import Unit
+from edgeq.teacher.compute import make_adam
 
 
 class Fitting:
@@ -96,7 +97,7 @@ class Fitting:
     def begin(self) -> None:
         """Make the optimiser of what was added."""
         groups = [{"params": found, "lr": rate} for found, rate, _ in self._groups]
-        self.optimizer = torch.optim.Adam(groups) if groups else None
+        self.optimizer = make_adam(groups) if groups else None
 
     def step(self, loss: Tensor, share: float) -> None:
         """Move along the gradient of `loss`, when `share` of the steps is done."""

@@ -7,6 +7,7 @@ learned, h lies between 0 and 1; afterwards h >= 0.5 rounds up (`SoftRounding.co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +73,12 @@ class SoftRounding(nn.Module):
 
     def forward(self, _: Tensor) -> Tensor:
         """Return the softly rounded weight."""
-        return self._on_grid(rectified_sigmoid(self.v)) * self._scale()
+        self._up = rectified_sigmoid(self.v)
+        return self._on_grid(self._up) * self._scale()
 
     def regulariser(self, beta: float) -> Tensor:
-        """Return `rounding_regulariser` of its weights."""
-        return rounding_regulariser(rectified_sigmoid(self.v), beta)
+        """Return `rounding_regulariser` of its weights, as they were in the last forward pass."""
+        return rounding_regulariser(self._up, beta)
 
     def codes(self) -> Tensor:
         """Return the final codes, float32 on the grid: up where h >= 0.5."""
@@ -120,8 +122,20 @@ def mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator)
         return first
     if share <= 0:
         return second
-    drawn = torch.rand(first.shape, generator=generator, device=generator.device)
-    return torch.where(drawn.to(first.device) < share, first, second)
+    chosen = draw(first.shape, share, generator).to(first)
+    return torch.lerp(second, first, chosen)  # each as it is: where() takes ten times as long
+
+
+def draw(shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
+    """Return booleans that are true with a probability of `share`, to the nearest 2^-16.
+
+    Four of them are made of each number that is drawn, which is what takes the time.
+    """
+    count = math.prod(shape)
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    numbers.random_(-(2**63), None, generator=generator)
+    parts = numbers.view(torch.int16)[:count].view(tuple(shape))
+    return parts < round(share * 2**16) - 2**15
 
 
 def cosine(share: float) -> float:

@@ -29,7 +29,7 @@ from edgeq.graph.placement.flow import SHAPE_READERS
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.initialisers import choose_range
 from edgeq.quant.ranges import ValueSample
-from edgeq.teacher.teacher import Teacher, with_outputs
+from edgeq.teacher.teacher import Teacher, place_behind, with_outputs
 
 # Half of what INT32 holds: the products are added to it.
 LARGEST_BIAS_CODE = 1 << 30
@@ -104,7 +104,7 @@ class Student:
             module.add_submodule(names[owner], quantizer)
         for decision in self.plan.quantized():
             source = nodes[self.teacher.fx_node_of[decision.tensor]]
-            with graph.inserting_after(_last_of_prologue(source)):
+            with graph.inserting_after(place_behind(source)):
                 call = graph.call_module(names[self.plan.owner_of(decision.tensor)], (source,))
             for site in decision.sites:
                 if site.op_type in SHAPE_READERS:
@@ -314,10 +314,3 @@ def require_grid(decision: Decision) -> Grid:
         msg = f"'{decision.tensor}' has no grid"
         raise EdgeqBug(msg)
     return decision.grid
-
-
-def _last_of_prologue(node: fx.Node) -> fx.Node:
-    """Return where something behind `node` may be inserted: behind all placeholders if it is one of them."""
-    while node.op == "placeholder" and node.next.op == "placeholder":
-        node = node.next
-    return node

@@ -31,7 +31,7 @@ from edgeq.quant.objectives import (
     relative_error,
 )
 from edgeq.quant.student import Student, first_scales
-from edgeq.teacher.compute import PLAIN, Compute
+from edgeq.teacher.compute import PLAIN, Compute, make_adam
 from edgeq.teacher.teacher import Teacher, with_outputs
 
 
@@ -146,7 +146,7 @@ class _Loop:
         self._teacher = with_outputs(problem.teacher, watched)
         if problem.last_map is not None and self._map_index is not None:
             _track_from(self._teacher, problem.teacher.fx_node_of[problem.last_map])
-        self._optimizer = torch.optim.Adam(_groups(problem, student, spec), betas=(0.9, 0.99))
+        self._optimizer = make_adam(_groups(problem, student, spec), betas=(0.9, 0.99))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
 
     def step(self, x: Sequence[Tensor], labels: Tensor | None, *, share: float) -> dict[str, float]:

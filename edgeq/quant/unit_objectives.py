@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
@@ -19,8 +22,30 @@ def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0) -> Tensor:
     Source: the released code of BRECQ, QDrop, Genie and PD-Quant (`lp_loss`). BRECQ's paper weights it by Fisher
     information; its released script does not.
     """
-    axis = -1 if made.ndim == 3 else 1
-    return (made.float() - wanted.float()).abs().pow(power).sum(axis).mean()
+    rows = made.numel() // made.shape[-1 if made.ndim == 3 else 1]
+    made, wanted = made.float(), wanted.float()
+    if power == 2:
+        return F.mse_loss(made, wanted, reduction="sum") / rows
+    apply: Callable[..., Tensor] = _PowerSum.apply
+    return apply(made - wanted, power) / rows
+
+
+class _PowerSum(torch.autograd.Function):
+    """Sum of |x|^p, p > 1. The one power that is taken, |x|^(p - 1), gives the value and the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
+        size = x.abs()
+        slope = size.pow(power - 1)
+        total = torch.dot(slope.flatten(), size.flatten())
+        ctx.save_for_backward(slope.copysign_(x))
+        ctx.power = power
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * (grads[0] * ctx.power), None
 
 
 def suffix_of(teacher: Teacher, unit: Unit) -> fx.GraphModule | None:

@@ -87,6 +87,13 @@ def with_outputs(teacher: Teacher, tensors: Sequence[str]) -> fx.GraphModule:
     return fx.GraphModule(teacher.module, graph)
 
 
+def place_behind(node: fx.Node) -> fx.Node:
+    """Return where something behind `node` may be inserted: behind all placeholders if it is one of them."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node
+
+
 def run_and_capture(
     teacher: Teacher, inputs: Sequence[Tensor], tensors: Sequence[str]
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -25,9 +25,12 @@ def require_same(problem, spec, fake_device) -> None:
     wanted = run(problem, spec)
     with fake_device() as device:
         found = run(dataclasses.replace(problem, compute=Compute(device=device)), spec)
-    assert np.array_equal(found.samples, wanted.samples)
+    # Not to the last bit: the CPU has a kernel for Adam that rounds elsewhere.
+    span = float(np.ptp(wanted.samples))
+    np.testing.assert_allclose(found.samples, wanted.samples, atol=1e-4 * span)
     assert np.array_equal(found.labels, wanted.labels)
-    assert found.history == wanted.history
+    for row, expected in zip(found.history, wanted.history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["estimate", "genie", "gzsq", "leaves", "synq"])

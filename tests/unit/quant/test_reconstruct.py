@@ -163,6 +163,21 @@ def test_the_error_is_summed_over_channels():
     assert float(channel_error(2 * made, wanted, 3.0)) == 24.0
 
 
+@pytest.mark.parametrize("power", [2.0, 2.4])
+def test_the_error_of_channels_has_the_gradient_of_its_equation(power):
+    made, wanted = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
+    made[0, 0, 0, 0] = wanted[0, 0, 0, 0]
+    gradients = []
+    for error in (
+        lambda x: channel_error(x, wanted, power),
+        lambda x: (x - wanted).abs().pow(power).sum(1).mean(),
+    ):
+        x = made.clone().requires_grad_(True)
+        torch.autograd.backward(error(x))
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_files_do_not_stay(case, problem, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fit(case, problem, dataclasses.replace(SPEC, iterations=1))

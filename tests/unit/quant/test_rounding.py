@@ -11,6 +11,7 @@ from edgeq.quant.rounding import (
     DroppedQuantizer,
     SoftRounding,
     beta_at,
+    draw,
     inverse_rectified_sigmoid,
     mix,
     rectified_sigmoid,
@@ -79,6 +80,7 @@ def test_the_regulariser_pulls_every_weight_to_a_code():
     optimizer = torch.optim.Adam([soft.v], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()
+        soft(weight)
         torch.autograd.backward(soft.regulariser(2.0))
         optimizer.step()
     torch.testing.assert_close(soft(weight), soft.hard())
@@ -103,3 +105,22 @@ def test_half_of_the_values_are_mixed_in():
     generator = torch.Generator().manual_seed(0)
     found = mix(torch.ones(10_000), torch.zeros(10_000), 0.5, generator)
     assert float(found.mean()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_values_are_drawn_with_their_share_whatever_their_number(share):
+    generator = torch.Generator().manual_seed(0)
+    found = draw((7, 11, 101), share, generator)
+    assert found.shape == (7, 11, 101)
+    assert float(found.float().mean()) == pytest.approx(share, abs=0.01)
+    again = draw((7, 11, 101), share, generator)
+    both = float((found & again).float().mean())
+    assert both == pytest.approx(share**2, abs=0.01)
+
+
+def test_a_mixture_has_the_gradients_of_what_was_chosen():
+    first, second = (torch.randn(50).requires_grad_(True) for _ in range(2))
+    found = mix(first, second, 0.5, torch.Generator().manual_seed(0))
+    torch.autograd.backward(found.sum())
+    assert torch.equal(found, torch.where(first.grad == 1, first, second))
+    assert torch.equal(first.grad + second.grad, torch.ones(50))
