@@ -56,16 +56,17 @@ def main() -> None:
 
 def section(record: dict[str, Any]) -> list[str]:
     """Return what was found, in Markdown."""
-    runs = {name: [found[seed] for seed in sorted(found)] for name, found in record.items()}
-    drops = {name: [run["drop_points"] for run in found] for name, found in runs.items()}
+    drops = {
+        name: [found[seed]["drop_points"] for seed in sorted(found)]
+        for name, found in record.items()
+    }
     lines = [
-        "| samples made in | drop of each seed, points | mean | seconds to the samples |",
-        "|---|---|---|---|",
+        "| samples made in | drop of each seed, points | mean |",
+        "|---|---|---|",
     ]
     for name, found in drops.items():
         each = ", ".join(f"{drop:.2f}" for drop in found)
-        seconds = statistics.mean(run["synthesis_s"] for run in runs[name])
-        lines.append(f"| {name} | {each} | {statistics.mean(found):.2f} | {seconds:.0f} |")
+        lines.append(f"| {name} | {each} | {statistics.mean(found):.2f} |")
     gap = statistics.mean(drops["bfloat16"]) - statistics.mean(drops["float32"])
     spread = statistics.mean(max(found) - min(found) for found in drops.values())
     lines += [

@@ -77,7 +77,7 @@ class SampleSet:
 
     @classmethod
     def load(cls, folder: Path) -> SampleSet:
-        """Return the set in `folder`.
+        """Return the set in `folder`; its arrays are read from the files where they are looked at.
 
         Raises:
             InputError: if `samples.json` is missing or no JSON.
@@ -97,7 +97,7 @@ class SampleSet:
             if not path.is_file() or digest_file(path) != files.get(name):
                 raise _unusable(folder, f"{name} is missing or was changed")
             if name != HISTORY:
-                arrays[name] = np.load(path, allow_pickle=False)
+                arrays[name] = np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
         labels = arrays.pop("labels.npy", None)
         is_known = all(x.dtype in (np.float32, np.float16, np.uint8) for x in arrays.values())
         lengths = {len(x) for x in (*arrays.values(), *([] if labels is None else [labels]))}

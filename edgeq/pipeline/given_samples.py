@@ -56,13 +56,14 @@ def digest_samples(samples: SampleSet) -> str:
     for name, x in (*samples.feed().items(), ("labels", samples.labels)):
         if x is not None:
             digest.update(f"{name} {x.dtype} {x.shape}".encode())
-            digest.update(np.ascontiguousarray(x).tobytes())
+            for row in x:
+                digest.update(np.ascontiguousarray(row).tobytes())
     return digest.hexdigest()
 
 
 def _load_array(path: Path) -> NDArray[Any]:
     try:
-        x: NDArray[Any] = np.load(path, allow_pickle=False)
+        x: NDArray[Any] = np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"cannot read {path.name}: {error}",
@@ -103,7 +104,8 @@ def _require_fit(samples: SampleSet, specs: Sequence[InputSpec], path: Path) -> 
             mend="give samples of these names, shapes and types, with the preprocessing applied",
             path=path,
         )
-    broken = [name for name, x in samples.feed().items() if not np.isfinite(x).all()]
+    feed = samples.feed()
+    broken = [name for name, x in feed.items() if not all(np.isfinite(row).all() for row in x)]
     if broken:
         raise CalibError(
             f"--samples {path.name} has NaN or infinity in '{broken[0]}'",

@@ -65,8 +65,9 @@ class FeatureStore:
         self._made = 0
 
     def put(self, x: Tensor) -> Features:
-        """Return `x` [N, ...] as features."""
-        return Features(self._next(), torch.split(x, self._batch), len(x))
+        """Return `x` [N, ...] as features, float32."""
+        batches = (rows.float() for rows in torch.split(x, self._batch))
+        return Features(self._next(), batches, len(x))
 
     def run(self, module: fx.GraphModule, inputs: Sequence[Features]) -> Features:
         """Return the first output of `module` for all samples of `inputs`."""

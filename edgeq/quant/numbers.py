@@ -41,7 +41,7 @@ def find_numbers(
         problem = dataclasses.replace(problem, teacher=teacher)
     x = all_samples(problem)
     training = recipe.training
-    shown = [torch.split(item[: training.range_samples], training.batch) for item in x]
+    shown = [torch.split(item[: training.range_samples].float(), training.batch) for item in x]
     scales = first_scales(
         problem.teacher, problem.plan, list(zip(*shown, strict=True)), recipe.ranges
     )
@@ -57,7 +57,7 @@ def find_numbers(
         )
         history += rows
     if recipe.correction.bias or recipe.correction.variance:
-        limited = [item[: training.range_samples] for item in x]
+        limited = [item[: training.range_samples].float() for item in x]
         correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
     student.teacher.module.to(CPU)
     return student, history

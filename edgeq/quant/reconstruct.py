@@ -60,7 +60,7 @@ def reconstruct(
     Args:
         problem: teacher, plan and cut tensors.
         student: with first scales.
-        x: all samples, one tensor a graph input, [N, ...] float32.
+        x: all samples, one tensor a graph input, [N, ...].
         spec: figures of the recipe.
         seed: of the build.
         progress: told the loss at every step.
@@ -72,7 +72,7 @@ def reconstruct(
         BuildError: if a loss stops being finite.
     """
     progress = progress or NoProgress()
-    probe = [item[:_PROBE] for item in x]
+    probe = [item[:_PROBE].float() for item in x]
     units = partition(problem.teacher, problem.plan, problem.blocks, probe, unit=spec.unit)
     _tell_left_alone(problem.plan, units)
     passes = 2 if spec.activations == "after" else 1

@@ -88,7 +88,7 @@ def train_student(
     x = all_samples(problem)
     progress.start("train", max(spec.steps, 1), "step")
     if student is None:
-        shown = [torch.split(item[: spec.range_samples], spec.batch) for item in x]
+        shown = [torch.split(item[: spec.range_samples].float(), spec.batch) for item in x]
         ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
         student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []
@@ -99,7 +99,7 @@ def train_student(
     for step in range(spec.steps):
         index = next(batches)
         picked = [
-            _augmented(item[index], own, spec, generator)
+            _augmented(item[index].float(), own, spec, generator)
             for item, own in zip(x, problem.inputs, strict=True)
         ]
         labels = None
@@ -242,7 +242,7 @@ def _groups(
     outputs = [output for _, output in biases.values()]
     module = with_outputs(problem.teacher, outputs)
     with torch.no_grad():
-        _, values = module(*(item[: spec.batch] for item in all_samples(problem)))
+        _, values = module(*(item[: spec.batch].float() for item in all_samples(problem)))
     for (bias, _), value in zip(biases.values(), values, strict=True):
         bias.requires_grad_(True)
         groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std())})
@@ -250,9 +250,12 @@ def _groups(
 
 
 def all_samples(problem: TrainingProblem) -> list[Tensor]:
-    """Return the samples of every input, in file order, as float32 on the device."""
+    """Return the samples of every input, in file order, in their own type, on the device.
+
+    On the CPU they stay in their file: rows are read when they are picked, and then made float32.
+    """
     feed, device = problem.samples.feed(), problem.compute.device
-    return [torch.from_numpy(feed[name]).float().to(device) for name in problem.teacher.inputs]
+    return [torch.from_numpy(feed[name]).to(device) for name in problem.teacher.inputs]
 
 
 def _in_float32(output: Tensor) -> Tensor:
