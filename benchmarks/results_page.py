@@ -1,39 +1,69 @@
-"""Write docs/results.md, and the README's table, from the records of the benchmarks.
+"""Write docs/results.md and what is made with it, from the records of the benchmarks.
 
-Entry: `write_page`, or `python benchmarks/results_page.py`.
+Entry: `write_page`, or `python benchmarks/results_page.py`. Made with it: the README's table, the picture beside the
+page, what `edgeq recipes` tells as measured (edgeq/recipes/measured.json), and docs/recipes.md, which tells it too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+from table_cells import read_cells
+from table_page import PICTURE, measured, table_section
+from table_plot import draw_table
+from table_record import read_record
 
 from edgeq.core.files import read_json, write_bytes
 
 ROOT = Path(__file__).parents[1]
 ACCURACY_RECORD = ROOT / "benchmarks" / "accuracy.json"
+TABLE_RECORD = ROOT / "benchmarks" / "table.json"
 CPU_RECORD = ROOT / "benchmarks" / "cpu_latency.json"
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
-TABLE = re.compile(r"(<!-- made by benchmarks/results_page.py -->\n).*?(<!-- end -->)", re.DOTALL)
+MEASURED = ROOT / "edgeq" / "recipes" / "measured.json"
+LIST_RECIPES = ROOT / "tools" / "list_recipes.py"
+SHORT_TABLE = re.compile(
+    r"(<!-- made by benchmarks/results_page.py -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 # What the project asks of edgeq's file on the CIFAR-10 teacher, as a share of FP32's time, by batch, with one thread.
 CPU_LIMITS = {"cifar10/1/1": 0.50, "cifar10/1/16": 0.45}
 
 
 def write_page() -> None:
-    """Assemble the page, and the table in the README, from what is on record."""
+    """Write every file; one that has nothing to tell goes."""
+    for path, text in make_files().items():
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_bytes(path, text.encode())
+    subprocess.run((sys.executable, LIST_RECIPES), check=True)  # reads what was just written
+
+
+def make_files() -> dict[Path, str | None]:
+    """Return what belongs into each file that is made from the records alone; none for one that is not to be there."""
     from accuracy import page  # not at the top: it writes this page too
 
     record = read_json(ACCURACY_RECORD)
-    readme = TABLE.sub(lambda found: found[1] + short_table(record) + found[2], README.read_text())
-    write_bytes(README, readme.encode())
-    text = page(record)
+    cells = read_cells(read_record(TABLE_RECORD))
+    found = measured(cells)
+    text = page(record) + table_section(cells)
     if CPU_RECORD.exists():
         text += cpu_section(read_json(CPU_RECORD))
-    write_bytes(PAGE, text.encode())
+    table = short_table(record)
+    return {
+        README: SHORT_TABLE.sub(lambda part: part[1] + table + part[2], README.read_text("utf-8")),
+        PAGE: text,
+        PAGE.with_name(PICTURE): draw_table(cells) if cells else None,
+        MEASURED: json.dumps(found.to_dict(), indent=1, sort_keys=True) + "\n" if found else None,
+    }
 
 
 def short_table(record: dict[str, Any]) -> str:

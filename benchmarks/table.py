@@ -12,7 +12,8 @@ its standard effort does), and the numbers have what is left. Short runs tell ho
 ranges alone end early. Samples are made once for a data recipe, seed and budget, and their cost counts in every row.
 
 One process, one thread. Several processes may run at once; each figure is on record when it is printed. What is on
-record is skipped, unless the figures of its recipe have changed since: each has a stamp of them (table_rows.py).
+record is skipped, unless the figures of its recipe have changed since: each has a stamp of them (table_rows.py). The
+page, its picture and what `edgeq recipes` tells are written at the end (results_page.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import onnxruntime
 import torch
 from halves import Budget, Halves
 from numpy.typing import NDArray
+from results_page import write_page
 from table_record import add_record, is_recorded
 from table_rows import BITS, ROOT, SETTINGS, all_rows, name_row, stamp_row, tell_commit
 
@@ -95,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures = bench.run(recipe, bits, setting, seed, budget)
             add_record(options.record, row, seed, {**figures, "stamp": stamp, "commit": commit})
             print(f"{row} seed {seed}: {tell(figures)}", flush=True)
+    if options.record == RECORD:
+        write_page()
 
 
 def read_budget(text: str, cap: float) -> Budget:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeq.core.recipe_results import Measured, load_measured, measured_for, published_for
 from edgeq.core.recipes import Kind, Recipe, load_recipe, recipe_names
 from edgeq.core.specs import Effort
 
@@ -51,6 +52,7 @@ def write_document() -> str:
             for item in recipes
         ],
     )
+    lines += ["", "## What they give", "", *_results(recipes, load_measured())]
     for half, other in ((Kind.DATA, Kind.NUMBERS), (Kind.NUMBERS, Kind.DATA)):
         own = [item for item in recipes if item.kind is not other]
         lines += ["", f"## Figures of the {half.value} half, standard effort", ""]
@@ -65,6 +67,48 @@ def write_document() -> str:
     lines += ["", "## What the other efforts change", ""]
     lines += _table(("recipe", "effort", "figures"), _changes(recipes))
     return "\n".join(lines) + "\n"
+
+
+def _results(recipes: Sequence[Recipe], measured: Measured | None) -> list[str]:
+    """Return a table of the drops that were measured here, and one of what was published."""
+    if measured is None:
+        lines = ["Drops: not measured yet."]
+    else:
+        lines = [
+            "Drops in points of top-1, mean ± standard deviation of three seeds:",
+            f"{measured.where}, {measured.float_pct:.2f} % before. The other half is the default's.",
+            "[results.md](results.md) has the other budgets and the other setting.",
+            "",
+        ]
+        widths = sorted({bits for drops in measured.drops.values() for bits in drops}, reverse=True)
+        rows = []
+        for item in recipes:
+            drops = measured_for(item, measured)
+            rows.append((f"`{item.name}`", *(str(drops.get(bits, "-")) for bits in widths)))
+        lines += _table(("recipe", *widths), rows)
+    lines += [
+        "",
+        "What the literature tells, in percent of top-1. Networks, settings and pictures differ: no row is comparable",
+        "with another unless all of them agree, and none with what is measured here. Recipes that are missing have no",
+        "figure that could be traced to the paper, its code or a later paper.",
+        "",
+    ]
+    rows = [
+        (
+            f"`{item.name}`",
+            found.network,
+            found.bits,
+            f"{found.top1_pct:.2f}",
+            f"{found.float_pct:.2f}" if found.float_pct is not None else "-",
+            found.setting,
+            found.pictures,
+            found.source,
+        )
+        for item in recipes
+        for found in published_for(item)
+    ]
+    headers = ("recipe", "network", "bits", "top-1", "float", "quantized", "pictures", "source")
+    return [*lines, *_table(headers, rows)]
 
 
 def _figures(recipe: Recipe) -> dict[str, str]:

@@ -47,6 +47,7 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "name_recipe",
+    "read_recipe",
     "recipe_names",
 ]
 
@@ -144,9 +145,9 @@ def name_recipe(data: str, numbers: str) -> str:
     """Return the shortest name of the recipe with these halves: the default's need not be said."""
     if data == numbers:
         return data
-    if numbers == DEFAULT_RECIPE and _read(data)["kind"] == Kind.DATA.value:
+    if numbers == DEFAULT_RECIPE and read_recipe(data)["kind"] == Kind.DATA.value:
         return data
-    if data == DEFAULT_RECIPE and _read(numbers)["kind"] == Kind.NUMBERS.value:
+    if data == DEFAULT_RECIPE and read_recipe(numbers)["kind"] == Kind.NUMBERS.value:
         return numbers
     return f"{data}+{numbers}"
 
@@ -200,12 +201,12 @@ def list_recipes() -> tuple[Recipe, ...]:
 def _choose_halves(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the files of the data half and of the numbers half of a recipe's name."""
     first, plus, second = name.partition("+")
-    one = _read(first)
+    one = read_recipe(first)
     if not plus:
         kind = Kind(one["kind"])
-        default = one if kind is Kind.BOTH else _read(DEFAULT_RECIPE)
+        default = one if kind is Kind.BOTH else read_recipe(DEFAULT_RECIPE)
         return (default, one) if kind is Kind.NUMBERS else (one, default)
-    two = _read(second)
+    two = read_recipe(second)
     if Kind(one["kind"]) is Kind.NUMBERS or Kind(two["kind"]) is Kind.DATA:
         raise InputError(
             f"'{name}' does not name a data recipe and then a numbers recipe",
@@ -226,8 +227,12 @@ def _join(data: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "kind": Kind.BOTH, **joined}
 
 
-def _read(name: str) -> dict[str, Any]:
-    """Return what the file of a recipe holds."""
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return what the file of a recipe holds.
+
+    Raises:
+        InputError: for an unknown name; the nearest are offered.
+    """
     if name not in recipe_names():
         raise InputError(
             f"unknown recipe '{name}'",
