@@ -32,6 +32,7 @@ from edgeq.core.progress import Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.seeds import derive_seed
 from edgeq.core.specs import Layout
+from edgeq.teacher.compute import CPU
 from edgeq.teacher.teacher import with_outputs
 
 # A shallow layer's weight, which leaves room for texture, and a deep layer's: SynQ's code.
@@ -84,10 +85,11 @@ def deep_start(layers: int) -> int:
 
 
 def count_steps(problem: SynthesisProblem, spec: SynthesisSpec) -> int:
-    """Return how many steps `find_centres` takes; 0 where the recipe or the network has no centres."""
+    """Return how many steps a process has in `find_centres`; 0 where recipe or network has no centres."""
     if spec.centres == "none" or problem.classes is None:
         return 0
-    return -(-problem.classes // spec.batch) * spec.centre_iterations
+    batches = -(-problem.classes // spec.batch)
+    return problem.compute.world.rounds(batches) * spec.centre_iterations
 
 
 def find_centres(
@@ -105,8 +107,10 @@ def find_centres(
     targets = targets_from_table(problem.table, device)
     first = deep_start(len(targets))
     weights = [SHALLOW if index < first else DEEP for index in range(len(targets))]
-    found: list[list[Moments]] = []
-    for classes in torch.split(torch.arange(problem.classes or 0), spec.batch):
+    batches = torch.split(torch.arange(problem.classes or 0), spec.batch)
+
+    def make(index: int) -> list[Moments]:
+        classes = batches[index]
         pixels = _start(problem, spec, classes, seed)
         labels = classes.to(device)
         for _ in range(spec.centre_iterations):
@@ -121,7 +125,12 @@ def find_centres(
             pixels.step(loss)
             progress.advance(loss=loss.item())
         with torch.no_grad():
-            found.append([measure(a) for a in module(*pixels.pictures())[1]])
+            return [measure(a).to(CPU) for a in module(*pixels.pictures())[1]]
+
+    found = [
+        [moments.to(device) for moments in part]
+        for part in problem.compute.world.each(len(batches), make)
+    ]
     layers = [None if i < first else _centre([m[i] for m in found]) for i in range(len(targets))]
     return Centres(layers=tuple(layers))
 

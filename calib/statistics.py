@@ -71,6 +71,14 @@ class Moments:
     sample_mean: Tensor | None
     sample_var: Tensor | None
 
+    def to(self, device: torch.device) -> Moments:
+        """Return the same on `device`."""
+        of_samples = (self.sample_mean, self.sample_var)
+        mean, var = (None if x is None else x.to(device) for x in of_samples)
+        return Moments(
+            mean=self.mean.to(device), var=self.var.to(device), sample_mean=mean, sample_var=var
+        )
+
 
 class _Moments(torch.autograd.Function):
     """Mean and biased variance of a [N, C, *positions]: of the batch, two [C], and of each sample, two [N, C].

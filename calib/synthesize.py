@@ -6,6 +6,7 @@ Main entry: `synthesize`. `calib.pixels` is the loop, `calib.terms` the loss, `c
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,12 @@ from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import SampleSet
 from edgeq.core.seeds import derive_seed
 from edgeq.teacher.compute import Compute
+from edgeq.teacher.world import ALONE, World
+
+_LOG = logging.getLogger(__name__)
+
+# Samples of a batch, one tensor an input, their classes, and the terms at each iteration.
+_Batch = tuple[list[Tensor], Tensor, list[dict[str, float]]]
 
 
 def synthesize(
@@ -66,25 +73,36 @@ def synthesize(
         spec = dataclasses.replace(spec, source=source)
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     problem = dataclasses.replace(problem, compute=_settle(problem, seed))
-    steps = batches * spec.iterations + count_steps(problem, spec)
+    world = _sharing(problem, spec)
+    steps = world.rounds(batches) * spec.iterations + count_steps(problem, spec)
     progress.start("synthesize", steps, "step")
     centres = find_centres(problem, spec, seed=seed, progress=progress)
     loop = Loop(problem, spec, Terms(problem, spec, seed=seed, centres=centres), seed=seed)
-    samples: list[list[Tensor]] = []
-    labels: list[Tensor] = []
-    histories: list[list[dict[str, float]]] = []
-    for index in range(batches):
+
+    def make(index: int) -> _Batch:
         wanted = _labels(problem, spec, index)
         x, history = loop.run(index, wanted, progress)
-        samples.append(x)
-        labels.append(wanted if spec.wants_classes else answer(problem, x))
-        histories.append(history)
+        return x, wanted if spec.wants_classes else answer(problem, x), history
+
+    samples, labels, histories = zip(*world.each(batches, make), strict=True)
     classes = torch.cat(labels) if problem.classes is not None else None
     terms = histories[-1][-1]
     result = collect_samples(units, samples, classes, spec, seed, terms, _mean_history(histories))
     told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
     progress.finish(f"{len(result)} samples, {told}")
     return result
+
+
+def _sharing(problem: SynthesisProblem, spec: SynthesisSpec) -> World:
+    """Return the processes that make the batches: one alone where each batch looks at those before it."""
+    world = problem.compute.world
+    if spec.margin == 0 or world.size == 1:
+        return world
+    _LOG.warning(
+        "the recipe keeps samples at a distance from all earlier ones (synthesis.margin), so its batches are made one "
+        "after the other: more processes make them no faster"
+    )
+    return ALONE
 
 
 def _settle(problem: SynthesisProblem, seed: int) -> Compute:

@@ -80,7 +80,8 @@ class Terms:
             captured.append(classifier_input(problem.teacher))
         self._module = with_outputs(problem.teacher, captured)
         measure_inside(self._module, self._layers)
-        add_swing(self._module, spec.swing, self._generator("swing"))
+        self._offsets = self._generator("swing")
+        add_swing(self._module, spec.swing, self._offsets)
         self._distance = DISTANCES[spec.distance]
         self._factor = self._layers if spec.sum_layers else 1
         self._targets = targets_from_table(problem.table, problem.compute.device)
@@ -98,7 +99,11 @@ class Terms:
             )
 
     def want(self, batch: int, labels: Tensor) -> Wanted:
-        """Return what the samples of one batch, of the classes `labels` [N], are to be."""
+        """Return what the samples of one batch, of the classes `labels` [N], are to be.
+
+        What is random in the batch depends on its number alone, and not on the batches that this process made before.
+        """
+        self._offsets.manual_seed(derive_seed(self._seed, "synthesize", "swing", str(batch)))
         confidence = None
         if self._spec.soft_inception > 0:
             generator = self._generator("confidence", str(batch))

@@ -49,6 +49,13 @@ def fake_device() -> Callable[[], AbstractContextManager[Any]]:
 
 
 @pytest.fixture(scope="session")
+def run_together() -> Callable[..., list[Any]]:
+    """Return the function of tests/run_together.py: the processes of one run, as threads."""
+    run: Callable[..., list[Any]] = importlib.import_module("run_together").run_together
+    return run
+
+
+@pytest.fixture(scope="session")
 def parse_graph() -> ParseGraph:
     """Return a function from graph text to a checked model with inferred shapes.
 

@@ -27,6 +27,7 @@ from edgeq.cli.explain import explain
 from edgeq.cli.export import export
 from edgeq.cli.lint import lint
 from edgeq.cli.output import say, set_up_logging
+from edgeq.cli.ranks import one_voice, record
 from edgeq.cli.recipes import recipes
 from edgeq.cli.report import report
 from edgeq.cli.synth import synth
@@ -102,18 +103,26 @@ def _take_options(
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    with one_voice():
+        _run()
+    sys.exit(0)
+
+
+def _run() -> None:
+    """Run the command line, and turn errors into messages and exit codes."""
     try:
         app(prog_name="edgeq")
     except EdgeqError as error:
         say(f"error: {error}")
+        record(error)
         sys.exit(error.exit_code)
     except Exception as error:  # the last line of defence: whatever comes here is a fault of ours
+        record(error)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             say(f"error: {_describe_full_disk(error)}")
             sys.exit(InputError.exit_code)
         say(_describe_fault(error))
         sys.exit(EdgeqBug.exit_code)
-    sys.exit(0)
 
 
 def _describe_full_disk(error: OSError) -> InputError:

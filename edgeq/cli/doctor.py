@@ -34,7 +34,11 @@ REQUIRED = {
     "typer": "typer",
     "zstandard": "zstandard",
 }
-OPTIONAL = {"paramiko": "paramiko", "tensorrt": "tensorrt"}
+OPTIONAL = {
+    "lightning-fabric": "lightning_fabric",
+    "paramiko": "paramiko",
+    "tensorrt": "tensorrt",
+}
 if sys.version_info < (3, 11):
     REQUIRED["tomli"] = "tomli"
 

@@ -19,6 +19,7 @@ from edgeq.core.samples import SampleSet
 from edgeq.pipeline.job import Job, prepare
 from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.workspace import Workspace
+from edgeq.teacher.world import ALONE
 
 if TYPE_CHECKING:
     from edgeq.quant.train import TrainingProblem
@@ -121,6 +122,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     full = job.recipe.synthesis
     problem = job.synthesis_problem()
+    world = job.compute.world if full.margin == 0 else ALONE
 
     def make(steps: int) -> SampleSet:
         short = dataclasses.replace(full, samples=full.batch, iterations=steps, centre_iterations=1)
@@ -133,7 +135,7 @@ def _measure(job: Job) -> tuple[float, float]:
         batches = -(-full.samples // full.batch)
         steps = 1
         if full.source == "optimise":
-            steps = batches * full.iterations + count_steps(problem, full)
+            steps = world.rounds(batches) * full.iterations + count_steps(problem, full)
         synthesis_s = _extrapolate(make, steps)
     return synthesis_s, _measure_numbers(job, job.training_problem(samples))
 

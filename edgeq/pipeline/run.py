@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 
@@ -17,6 +17,7 @@ from edgeq.pipeline import stages
 from edgeq.pipeline.dla import make_dla
 from edgeq.pipeline.job import Job, prepare
 from edgeq.pipeline.options import BuildOptions
+from edgeq.pipeline.ranks import follow, lead
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
 
@@ -108,6 +109,8 @@ def run_build(
 ) -> BuildResult:
     """Run every stage and return the result; stages that are finished in `options.out` are kept.
 
+    Under torchrun every process calls this and gets the result; rank 0 alone writes, and tells `progress`.
+
     Args:
         options: what was asked.
         progress: told of every stage.
@@ -118,6 +121,9 @@ def run_build(
     """
     progress = progress or NoProgress()
     job = prepare(options, progress)
+    world = job.compute.world
+    if world.rank > 0:
+        return cast("BuildResult", follow(job))
     work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
     with work.claimed():
         if on_claim is not None:
@@ -125,7 +131,7 @@ def run_build(
         for stage in _stages(job, work.folder, progress):
             work.run(stage, progress)
     results = read_json(work.folder / "results.json")
-    return BuildResult(folder=work.folder, results=results, seconds=work.seconds())
+    return world.tell(BuildResult(folder=work.folder, results=results, seconds=work.seconds()))
 
 
 def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
@@ -142,7 +148,9 @@ def _stages(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
         Stage(
             name="train",
             after=("synthesize",),
-            produce=lambda: stages.make_values(job, samples(), folder, progress),
+            produce=lambda: lead(
+                job, "train", lambda: stages.make_values(job, samples(), folder, progress)
+            ),
         ),
         Stage(
             name="write",
@@ -193,7 +201,10 @@ def _dla(job: Job, folder: Path, progress: Progress) -> Sequence[Stage]:
 
 
 def _synthesize(job: Job, folder: Path, progress: Progress) -> Stage:
-    return Stage(name="synthesize", produce=lambda: stages.make_samples(job, folder, progress))
+    def produce() -> Sequence[str]:
+        return lead(job, "synthesize", lambda: stages.make_samples(job, folder, progress))
+
+    return Stage(name="synthesize", produce=produce)
 
 
 def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
@@ -204,10 +215,13 @@ def run_synth(options: BuildOptions, progress: Progress | None = None) -> Path:
     """
     progress = progress or NoProgress()
     job = prepare(options, progress)
+    world = job.compute.world
+    if world.rank > 0:
+        return cast("Path", follow(job))
     work = Workspace(options.out, job.identity(), overwrite=options.overwrite)
     with work.claimed():
         work.run(_synthesize(job, work.folder, progress), progress)
-    return work.folder / "samples"
+    return world.tell(work.folder / "samples")
 
 
 def _digest_pictures(path: Path | None) -> str | None:

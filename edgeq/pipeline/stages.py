@@ -17,8 +17,9 @@ import edgeq
 from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import SILENT, Progress
+from edgeq.core.quantized import QuantizedValues
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import GraphFlavour, Layout, TargetCard
+from edgeq.core.specs import BNTable, GraphFlavour, Layout, TargetCard
 from edgeq.graph.lint import Finding
 from edgeq.pipeline.half import measure_typing, type_model
 from edgeq.pipeline.job import Job
@@ -29,23 +30,10 @@ CODE_SAMPLES = 32
 
 def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequence[str]:
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
-    from calib.estimate import with_targets
-    from calib.synthesize import synthesize
     from edgeq.report.preview import preview_png
 
-    problem = job.synthesis_problem()
-    found = job.given
-    if found is None:
-        spec, seed = job.recipe.synthesis, job.options.seed
-        with job.compute.session():
-            problem = with_targets(problem, spec, seed=seed)
-            found = synthesize(problem, spec, seed=seed, progress=progress)
-        found.provenance.update(
-            recipe=job.recipe.name,
-            model_sha256=job.loaded.digest,
-            bn_table=problem.table.digest(),
-        )
-    write_json(folder / "bn_table.json", problem.table.to_dict())
+    found, table = find_samples(job, progress)
+    write_json(folder / "bn_table.json", table.to_dict())
     names = found.save(folder / "samples")
     pictures = [spec for spec in job.specs if spec.layout is not Layout.OTHER]
     if pictures:
@@ -55,22 +43,49 @@ def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequenc
     return ["bn_table.json", *(f"samples/{name}" for name in names)]
 
 
+def find_samples(job: Job, progress: Progress = SILENT) -> tuple[SampleSet, BNTable]:
+    """Return the sample set that was given or is made now, and the table that it is made for; nothing is written."""
+    from calib.estimate import with_targets
+    from calib.synthesize import synthesize
+
+    problem = job.synthesis_problem()
+    if job.given is not None:
+        return job.given, problem.table
+    spec, seed = job.recipe.synthesis, job.options.seed
+    with job.compute.session():
+        problem = with_targets(problem, spec, seed=seed)
+        found = synthesize(problem, spec, seed=seed, progress=progress)
+    found.provenance.update(
+        recipe=job.recipe.name,
+        model_sha256=job.loaded.digest,
+        bn_table=problem.table.digest(),
+    )
+    return found, problem.table
+
+
 def make_values(
     job: Job, samples: SampleSet, folder: Path, progress: Progress = SILENT
 ) -> Sequence[str]:
     """Stage 6: find scales, codes and biases as the recipe says; keep them, and the losses."""
-    from edgeq.quant.numbers import find_numbers
     from edgeq.quant.storage import save_values
 
-    problem = job.training_problem(samples)
-    with job.compute.session():
-        student, history = find_numbers(
-            problem, job.recipe, seed=job.options.seed, progress=progress
-        )
+    values, history = find_values(job, samples, progress)
     write_json(folder / "plan.json", job.plan.to_dict())
     write_json(folder / "history.json", history)
-    save_values(student.values(), folder / "trained.safetensors")
+    save_values(values, folder / "trained.safetensors")
     return ["plan.json", "history.json", "trained.safetensors"]
+
+
+def find_values(
+    job: Job, samples: SampleSet, progress: Progress = SILENT
+) -> tuple[QuantizedValues, list[dict[str, float]]]:
+    """Return scales, codes and biases as the recipe finds them, and the losses on the way; nothing is written."""
+    from edgeq.quant.numbers import find_numbers
+
+    problem, seed = job.training_problem(samples), job.options.seed
+    with job.compute.session():
+        student, history = find_numbers(problem, job.recipe, seed=seed, progress=progress)
+    return student.values(), history
 
 
 def write_model(

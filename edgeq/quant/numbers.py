@@ -47,7 +47,8 @@ def find_numbers(
     )
     student = Student(problem.teacher, problem.plan, scales)
     history: list[dict[str, float]] = []
-    if recipe.reconstruction.iterations:
+    # Units follow each other, and each is small: rank 0 fits them, the others get its student when training begins.
+    if recipe.reconstruction.iterations and problem.compute.world.rank == 0:
         history += reconstruct(
             problem, student, x, recipe.reconstruction, seed=seed, progress=progress
         )

@@ -26,21 +26,34 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     )
 
 
-def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return mean (student - teacher)^2 / mean teacher^2 over all elements; no gradient reaches the teacher."""
+def mean_square(teacher: Tensor) -> Tensor:
+    """Return mean teacher^2 over all elements, [], without gradient."""
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(teacher, dtype=_wide(teacher))
-        energy = (norm.square() / teacher.numel()).clamp_min(1e-12)
+        norm: Tensor = torch.linalg.vector_norm(teacher, dtype=_wide(teacher))
+        return norm.square() / teacher.numel()
+
+
+def relative_error(student: Tensor, teacher: Tensor, energy: Tensor | None = None) -> Tensor:
+    """Return mean (student - teacher)^2 / mean teacher^2 over all elements; no gradient reaches the teacher.
+
+    `energy` [] takes the place of mean teacher^2 where these are a part of the batch.
+    """
+    energy = (mean_square(teacher) if energy is None else energy).clamp_min(1e-12)
     error: Tensor = F.mse_loss(student, teacher.detach()) / energy
     return error
 
 
-def feature_alignment(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def feature_alignment(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    energies: Sequence[Tensor | None] | None = None,
+) -> Tensor:
     """Return the mean over block outputs of `relative_error`.
 
     Source: feature alignment of HAST / SynQ, on the features themselves (deviation: they compare channel attention).
     """
-    return torch.stack([relative_error(a, b) for a, b in zip(student, teacher, strict=True)]).mean()
+    triples = zip(student, teacher, energies or [None] * len(teacher), strict=True)
+    return torch.stack([relative_error(*item) for item in triples]).mean()
 
 
 def easy_cross_entropy(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from edgeq.core.errors import BuildError
+from edgeq.core.errors import BuildError, InputError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import TrainingSpec
@@ -28,11 +28,13 @@ from edgeq.quant.objectives import (
     distillation,
     easy_cross_entropy,
     feature_alignment,
+    mean_square,
     relative_error,
 )
 from edgeq.quant.student import Student, first_scales
 from edgeq.teacher.compute import PLAIN, Compute, make_adam
 from edgeq.teacher.teacher import Teacher, with_outputs
+from edgeq.teacher.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class TrainingProblem:
         inputs: of the model, in file order.
         blocks: tensors whose values the student is to match.
         last_map: the last tensor with spatial axes, for class activation maps; None where there is none.
-        compute: where the student is fitted and trained; in float32.
+        compute: where the student is fitted and trained, in float32, and the processes that share each batch.
     """
 
     teacher: Teacher
@@ -81,6 +83,7 @@ def train_student(
 
     Raises:
         BuildError: if the loss stops being finite.
+        InputError: if there are more processes than samples in a batch.
     """
     progress = progress or NoProgress()
     device = problem.compute.device
@@ -92,20 +95,25 @@ def train_student(
         ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
         student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []
+    world = problem.compute.world
+    world.spread(student.teacher.module.parameters())
     loop = _Loop(problem, student, spec)
     generator = torch.Generator().manual_seed(derive_seed(seed, "train"))
     batches = _batches(len(problem.samples), spec.batch, generator)
     keep_every = max(1, spec.steps // 200)
     for step in range(spec.steps):
         index = next(batches)
+        own = world.part(len(index))
+        _require_samples(own, world)
         picked = [
-            _augmented(item[index].float(), own, spec, generator)
-            for item, own in zip(x, problem.inputs, strict=True)
+            _augmented(item[index].float(), kind, spec, generator)[own]
+            for item, kind in zip(x, problem.inputs, strict=True)
         ]
         labels = None
         if problem.samples.labels is not None:
-            labels = torch.from_numpy(problem.samples.labels)[index].to(device)
-        terms = loop.step(picked, labels, share=step / spec.steps)
+            labels = torch.from_numpy(problem.samples.labels)[index][own].to(device)
+        part = len(picked[0]) / len(index)
+        terms = loop.step(picked, labels, share=step / spec.steps, part=part)
         progress.advance(loss=terms["loss"])
         if step % keep_every == 0 or step == spec.steps - 1:
             history.append({"step": float(step), **terms})
@@ -117,6 +125,16 @@ def train_student(
         else f"{len(student.quantizers)} ranges set, no training step asked for"
     )
     return student, history
+
+
+def _require_samples(own: slice, world: World) -> None:
+    """Raise if a process has no part of a batch."""
+    if own.start == own.stop:
+        raise InputError(
+            f"{world.size} processes share batches of fewer samples in training",
+            why="each of them needs one sample at least, and a larger batch is another method",
+            mend="start fewer processes, or pass a larger --set training.batch",
+        )
 
 
 def _require_finite(student: Student) -> None:
@@ -136,6 +154,7 @@ class _Loop:
 
     def __init__(self, problem: TrainingProblem, student: Student, spec: TrainingSpec) -> None:
         self._spec = spec
+        self._world = problem.compute.world
         watched = list(problem.blocks)
         self._map_index = None
         if problem.last_map is not None and spec.activation_map > 0:
@@ -149,13 +168,20 @@ class _Loop:
         self._optimizer = make_adam(_groups(problem, student, spec), betas=(0.9, 0.99))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
 
-    def step(self, x: Sequence[Tensor], labels: Tensor | None, *, share: float) -> dict[str, float]:
-        """Train on one batch; `share` of the training is done. Return the terms of the loss."""
+    def step(
+        self, x: Sequence[Tensor], labels: Tensor | None, *, share: float, part: float = 1.0
+    ) -> dict[str, float]:
+        """Train on one batch; `share` of the training is done. Return the terms of the loss.
+
+        With several processes, `x` and `labels` are this one's `part` of the batch, a share of it; the terms are those
+        of the whole.
+        """
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
-        weighted, terms = self._objective(x, labels)
+        weighted, terms = self._objective(x, labels, part)
         loss = torch.stack(weighted).sum()
-        if not torch.isfinite(loss):
+        told = self._world.mean({"loss": loss.item(), **terms}, part)
+        if not math.isfinite(told["loss"]):
             raise BuildError(
                 f"the training loss is no longer finite: {terms}",
                 why="weights or scales have run away",
@@ -163,11 +189,13 @@ class _Loop:
             )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        moved = [item for group in self._optimizer.param_groups for item in group["params"]]
+        self._world.add_gradients(moved, part)
         self._optimizer.step()
-        return {"loss": loss.item(), **terms}
+        return told
 
     def _objective(
-        self, x: Sequence[Tensor], labels: Tensor | None
+        self, x: Sequence[Tensor], labels: Tensor | None, part: float
     ) -> tuple[list[Tensor], dict[str, float]]:
         spec = self._spec
         wanted, wanted_features = self._teacher(*x)
@@ -184,12 +212,15 @@ class _Loop:
             terms["distillation"] = (spec.distillation, value)
         # Class scores are compared by `distillation`; indices and masks of integers have no gradient.
         pairs = list(zip(outputs, targets, strict=True))[0 if labels is None else 1 :]
-        errors = [relative_error(a, b) for a, b in pairs if a.is_floating_point()]
+        pairs = [pair for pair in pairs if pair[0].is_floating_point()]
+        compared = [*(b for _, b in pairs), *wanted_features[: self._blocks]]
+        energies = self._energies(compared, part)
+        errors = [relative_error(a, b, e) for (a, b), e in zip(pairs, energies, strict=False)]
         if errors:
             terms["outputs"] = (spec.distillation, torch.stack(errors).mean())
         if spec.features > 0 and self._blocks > 0:
             blocks = [feature.detach() for feature in wanted_features[: self._blocks]]
-            value = feature_alignment(features[: self._blocks], blocks)
+            value = feature_alignment(features[: self._blocks], blocks, energies[len(pairs) :])
             terms["features"] = (spec.features, value)
         if labels is not None and spec.hard_label > 0:
             value = easy_cross_entropy(outputs[0], targets[0], labels, spec.difficulty)
@@ -204,6 +235,13 @@ class _Loop:
             [weight * value for weight, value in terms.values()],
             {name: float(value.detach()) for name, (_, value) in terms.items()},
         )
+
+    def _energies(self, compared: Sequence[Tensor], part: float) -> Sequence[Tensor | None]:
+        """Return each tensor's mean square over the whole batch; None where this process has the whole of it."""
+        if self._world.size == 1 or not compared:
+            return [None] * len(compared)
+        own = torch.stack([mean_square(item) for item in compared])
+        return self._world.add(part * own).unbind()
 
 
 def _track_from(module: fx.GraphModule, name: str) -> None:

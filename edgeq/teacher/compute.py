@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edgeq.core.errors import DeviceError
 from edgeq.teacher.converters import CONVERSION_FAULTS
+from edgeq.teacher.world import ALONE, World, is_launched, join, local_rank
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,10 +39,12 @@ class Compute:
         half: bfloat16 in convolutions and matrix products (by autocast). Losses and statistics are summed in float32,
             and parameters, pixels and optimiser states stay float32.
         device: where they run.
+        world: the processes that share the work.
     """
 
     half: bool = False
     device: torch.device = CPU
+    world: World = ALONE
 
     @property
     def name(self) -> str:
@@ -53,7 +56,8 @@ class Compute:
         """Return the device, and what is computed on it in which precision, in words."""
         precision = "bfloat16" if self.half else "float32"
         place = "" if self.device.type == "cpu" else f" ({self.device})"
-        return f"{self.name}{place}, synthesis in {precision}, training in float32"
+        count = "" if self.world.size == 1 else f"{self.world.size} processes, each on "
+        return f"{count}{self.name}{place}, synthesis in {precision}, training in float32"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
@@ -122,8 +126,8 @@ class Compute:
         return dataclasses.replace(self, half=False)
 
     def to_dict(self) -> dict[str, object]:
-        """Return what results depend on: not which of two equal GPUs it is."""
-        return {"half": self.half, "device": self.name}
+        """Return what results depend on: not which of two equal GPUs it is, nor which process."""
+        return {"half": self.half, "device": self.name, "processes": self.world.size}
 
 
 PLAIN = Compute()
@@ -145,14 +149,19 @@ def choose_compute(device: str = "cpu") -> Compute:
     Args:
         device: "cpu", "cuda", "cuda:N", or "auto": a GPU if torch sees one.
 
+    Under torchrun every process has a GPU of its own, and the processes are brought together here.
+
     Raises:
         DeviceError: if that GPU is not there.
+        MissingDependencyError: see `world.join`.
     """
     place = _choose_device(device)
     if place.type == "cuda":
-        return Compute(half=torch.cuda.get_device_capability(place) >= _BFLOAT16, device=place)
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent in torch 2.4
-    return Compute(half=any(getattr(torch.cpu, name, lambda: False)() for name in questions))
+        half = torch.cuda.get_device_capability(place) >= _BFLOAT16
+    else:  # absent in torch 2.4
+        questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        half = any(getattr(torch.cpu, name, lambda: False)() for name in questions)
+    return Compute(half=half, device=place, world=join(place))
 
 
 def _choose_device(name: str) -> torch.device:
@@ -167,8 +176,14 @@ def _choose_device(name: str) -> torch.device:
             why=found,
             mend="pass --device cpu; `edgeq doctor` tells what torch sees, and pytorch.org how to install it with CUDA",
         )
-    index = int(name.partition(":")[2] or 0)
-    count = torch.cuda.device_count()
+    wanted, count = name.partition(":")[2], torch.cuda.device_count()
+    index = int(wanted or local_rank())
+    if is_launched() and (wanted or index >= count):
+        raise DeviceError(
+            f"--device {name} for several processes, of which this is number {local_rank()} of its machine",
+            why=f"each has a GPU of its own, and torch sees {count}",
+            mend=f"pass --device cuda, and to torchrun --nproc-per-node {count} or fewer",
+        )
     if index >= count:
         raise DeviceError(
             f"--device {name}: there is no GPU {index}",

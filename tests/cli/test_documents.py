@@ -39,7 +39,19 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
 )
-PROGRAMS = {"edgeq", "python", "make", "pip", "sh", "polygraphy", "trtexec", "scp", "ssh", "tar"}
+PROGRAMS = {
+    "edgeq",
+    "torchrun",
+    "python",
+    "make",
+    "pip",
+    "sh",
+    "polygraphy",
+    "trtexec",
+    "scp",
+    "ssh",
+    "tar",
+}
 # What works on another machine alone; a test never reaches for one.
 ELSEWHERE = (
     "edgeq deploy",
@@ -47,6 +59,7 @@ ELSEWHERE = (
     "ssh ",
     "scp ",
     "trtexec ",
+    "torchrun ",
     "./build.sh",
     "pip ",
     "make ",

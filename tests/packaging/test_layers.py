@@ -22,6 +22,7 @@ FLOORS = {
     "deploy": 2,
     "edgeq.pipeline": 3,
     "edgeq.cli": 4,
+    "edgeq.__main__": 5,  # `python -m edgeq`
 }
 # The one pair on a floor that may meet: the importer of the teacher reads the graph through `edgeq.graph`.
 SIDEWAYS = {("edgeq.teacher", "edgeq.graph")}

@@ -179,7 +179,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(problem, make_spec):
 
 
 def test_a_long_history_is_thinned_to_about_two_hundred_rows(problem, make_spec, monkeypatch):
-    monkeypatch.setattr(train._Loop, "step", lambda self, x, labels, *, share: {"loss": share})
+    monkeypatch.setattr(
+        train._Loop, "step", lambda self, x, labels, *, share, part: {"loss": share}
+    )
     spec = make_spec(steps=410, batch=1, flip=False, shift=0, mix=0.0)
     _, history = train_student(problem, spec, seed=0)
     steps = [row["step"] for row in history]
@@ -274,8 +276,8 @@ def test_samples_that_are_not_finite_are_told(case, make_problem, make_spec):
 def test_nan_that_the_last_step_leaves_is_told_with_its_tensor(problem, make_spec, monkeypatch):
     step = train._Loop.step
 
-    def spoil(loop, x, labels, *, share):
-        terms = step(loop, x, labels, share=share)
+    def spoil(loop, x, labels, *, share, part):
+        terms = step(loop, x, labels, share=share, part=part)
         with torch.no_grad():
             loop._optimizer.param_groups[0]["params"][0].fill_(torch.nan)
         return terms
