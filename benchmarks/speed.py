@@ -3,6 +3,7 @@
     EDGEQ_FIXTURES=../shared/data python benchmarks/speed.py            # ResNet-20 on CIFAR-10; two minutes
     EDGEQ_FIXTURES=../shared/data python benchmarks/speed.py --write    # the same, into docs/speed.md
     python benchmarks/speed.py --model examples/digits/digits_bn.onnx --preset unit
+    python benchmarks/speed.py --device cuda                            # on a GPU: seconds of the wall
 
 The variants take turns, `--rounds` times, and the median counts: seconds of the processor, one thread, so that other
 programs on the machine count little. See benchmarks/speed_loops.py for what each variant is.
@@ -24,7 +25,6 @@ from speed_loops import Loop, reconstruction_loop, synthesis_loop, training_loop
 from edgeq.core.recipes import load_recipe
 from edgeq.pipeline import make_options
 from edgeq.pipeline.job import prepare
-from edgeq.teacher.compute import choose_compute
 
 VARIANTS = ("ours", "plain", "floor", "float32_floor")
 COLUMNS = (
@@ -51,6 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="", help="preprocessing of --model, by name")
     parser.add_argument("--bits", default="w4a4")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N: as of edgeq build")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--loops", nargs="+", default=["synthesis", "training", "reconstruction"])
     options = parser.parse_args()
@@ -61,11 +62,18 @@ def main() -> None:
     preset = options.preset or ("imagenet" if options.model is None else None)
     torch.set_num_threads(1)
     job = prepare(
-        make_options(model, target="cpu", bits=options.bits, preset=preset, out=Path("unused"))
+        make_options(
+            model,
+            target="cpu",
+            bits=options.bits,
+            preset=preset,
+            device=options.device,
+            out=Path("unused"),
+        )
     )
     loops: list[Loop] = []
     if "synthesis" in options.loops:
-        loops.append(synthesis_loop(job, choose_compute()))
+        loops.append(synthesis_loop(job, job.compute))
     if "training" in options.loops:
         loops.append(training_loop(job, options.bits))
     if "reconstruction" in options.loops:

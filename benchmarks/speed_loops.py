@@ -68,8 +68,16 @@ class Loop:
     float32_floor: Callable[[], list[list[float]]]
 
 
+def clock() -> float:
+    """Return seconds of the processor; where a GPU computes, those of the wall once it has done everything."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Stopwatch:
-    """Notes how long each step of a loop takes, in seconds of the processor."""
+    """Notes how long each step of a loop takes, by `clock`."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -77,11 +85,11 @@ class Stopwatch:
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Start anew."""
-        self.seconds, self._last = [], time.process_time()
+        self.seconds, self._last = [], clock()
 
     def advance(self, n: int = 1, **figures: float) -> None:
         """Note one step."""
-        now = time.process_time()
+        now = clock()
         self.seconds.append(now - self._last)
         self._last = now
 
@@ -99,6 +107,8 @@ def synthesis_loop(job: Job, compute: Compute) -> Loop:
     spec = job.recipe.synthesis
     short = dataclasses.replace(spec, samples=spec.batch, iterations=STEPS, start="noise")
     problem = dataclasses.replace(job.synthesis_problem(), compute=compute)
+    plain_compute = dataclasses.replace(compute, half=False)
+    teacher = job.teacher.on(compute.device).module
 
     def run(problem: SynthesisProblem) -> list[list[float]]:
         watch = Stopwatch()
@@ -107,11 +117,12 @@ def synthesis_loop(job: Job, compute: Compute) -> Loop:
 
     def plain() -> list[list[float]]:
         with plain_synthesis():
-            return run(dataclasses.replace(problem, compute=PLAIN))
+            return run(dataclasses.replace(problem, compute=plain_compute))
 
     def floor(compute: Compute) -> Callable[[], list[list[float]]]:
-        x = [torch.randn(spec.batch, *own.shape).requires_grad_(True) for own in job.specs]
-        return lambda: [timed(lambda: forward_and_back(job.teacher.module, x, compute))]
+        noise = [torch.randn(spec.batch, *own.shape).to(compute.device) for own in job.specs]
+        x = [item.requires_grad_(True) for item in noise]
+        return lambda: [timed(lambda: forward_and_back(teacher, x, compute))]
 
     return Loop(
         name="synthesis",
@@ -121,7 +132,7 @@ def synthesis_loop(job: Job, compute: Compute) -> Loop:
         ours=lambda: run(problem),
         plain=plain,
         floor=floor(compute),
-        float32_floor=floor(PLAIN),
+        float32_floor=floor(plain_compute),
     )
 
 
@@ -202,12 +213,13 @@ def reconstruction_loop(job: Job, bits: str, spec: ReconstructionSpec, name: str
 
 
 def short_problem(job: Job, count: int) -> tuple[TrainingProblem, list[Tensor]]:
-    """Return what is trained, on `count` samples of dead leaves, and these samples."""
+    """Return what is trained, on `count` samples of dead leaves, and these samples; on the job's device."""
     samples = draw_leaves(job.specs, count=count, seed=0)
     if job.classes is not None:
         labels = (torch.arange(count) % job.classes).numpy()
         samples = dataclasses.replace(samples, labels=labels)
     problem = job.training_problem(samples)
+    problem = dataclasses.replace(problem, teacher=problem.teacher.on(job.compute.device))
     return problem, all_samples(problem)
 
 
@@ -287,7 +299,8 @@ def plain_spectrum(x: Tensor) -> Spectrum:
 def plain_lowpass(x: Tensor, cutoff: float) -> Tensor:
     """Filter by the Fourier transform of both axes."""
     height, width = x.shape[-2:]
-    rows, columns = torch.fft.fftfreq(height) * 2, torch.fft.rfftfreq(width) * 2
+    rows = torch.fft.fftfreq(height, device=x.device) * 2
+    columns = torch.fft.rfftfreq(width, device=x.device) * 2
     gain = torch.exp(-(rows[:, None].square() + columns[None].square()) / (2 * cutoff**2))
     filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=(height, width))
     return filtered
@@ -316,8 +329,8 @@ def plain_quantize(self: FakeQuantizer, x: Tensor) -> Tensor:
     return (inside + (codes - inside).detach()) * scale
 
 
-def plain_relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared error relative to the teacher's square."""
+def plain_relative_error(student: Tensor, teacher: Tensor, energy: None = None) -> Tensor:
+    """Return the squared error relative to the teacher's square; one process has no other `energy`."""
     return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
 
 

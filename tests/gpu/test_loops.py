@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,12 @@ def test_a_build_agrees_with_onnx_runtime(tmp_path):
     assert done.results["codes"]["largest"] <= 1
     compute = done.results["build"]["machine"]["compute"]
     assert compute["device"] == torch.cuda.get_device_name(0)
+
+
+def test_the_loops_are_measured():
+    script = Path(__file__).parents[2] / "benchmarks" / "speed.py"
+    words = ["--model", str(DIGITS), "--preset", "unit", "--rounds", "1", "--device", "cuda"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], check=True, capture_output=True, text=True
+    )
+    assert "| synthesis " in done.stdout
