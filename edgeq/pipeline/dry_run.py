@@ -35,12 +35,14 @@ class DryRun:
     Attributes:
         synthesis_s, training_s: seconds, extrapolated from steps that were run here.
         memory_mb: peak of this process while those steps ran.
+        gpu_memory_mb: of its tensors on the GPU; 0 on the CPU.
     """
 
     job: Job
     synthesis_s: float
     training_s: float
     memory_mb: float
+    gpu_memory_mb: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
@@ -58,6 +60,7 @@ class DryRun:
                 "synthesis_s": self.synthesis_s,
                 "training_s": self.training_s,
                 "memory_mb": self.memory_mb,
+                "gpu_memory_mb": self.gpu_memory_mb,
             },
         }
 
@@ -65,6 +68,7 @@ class DryRun:
         """Return the plan in words."""
         job, recipe, known = self.job, self.job.recipe, self.job.statistics
         made = recipe.synthesis
+        on_gpu = f", and {self.gpu_memory_mb:.0f} MB of the GPU" if self.gpu_memory_mb else ""
         samples = (
             f"samples: {len(job.given)}, given"
             if job.given is not None
@@ -85,7 +89,7 @@ class DryRun:
             samples,
             f"train: {recipe.numbers_cost}: about {self.training_s:.0f} s",
             f"device: {job.compute.describe()}",
-            f"memory: about {self.memory_mb:.0f} MB",
+            f"memory: about {self.memory_mb:.0f} MB{on_gpu}",
             f"folder: {job.options.out}",
         ]
 
@@ -108,6 +112,7 @@ def plan_build(options: BuildOptions) -> DryRun:
         synthesis_s=synthesis_s,
         training_s=training_s,
         memory_mb=peak / per_mb,
+        gpu_memory_mb=job.compute.peak_mb(),
     )
 
 

@@ -59,6 +59,12 @@ class Compute:
         count = "" if self.world.size == 1 else f"{self.world.size} processes, each on "
         return f"{count}{self.name}{place}, synthesis in {precision}, training in float32"
 
+    def peak_mb(self) -> float:
+        """Return the most that tensors have taken on the GPU, in 2^20 bytes; 0 on the CPU."""
+        if self.device.type != "cuda":
+            return 0.0
+        return torch.cuda.max_memory_allocated(self.device) / 2**20
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()

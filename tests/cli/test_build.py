@@ -307,5 +307,6 @@ def test_a_dry_run_has_a_json_form(build, edgeq, tmp_path):
     done = edgeq(*build.words, "--dry-run", "--json", "--out", tmp_path / "out")
     plan = json.loads(done.out)
     assert plan["expected"]["memory_mb"] > 50
+    assert plan["expected"]["gpu_memory_mb"] == 0
     assert 0 < plan["expected"]["synthesis_s"] < 60
     assert list(tmp_path.iterdir()) == []

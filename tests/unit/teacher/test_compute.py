@@ -130,6 +130,12 @@ def test_a_full_gpu_is_told_with_what_makes_it_fit(two_gpus, monkeypatch):
     assert not torch.backends.cudnn.deterministic
 
 
+def test_memory_of_a_gpu_is_told_in_megabytes(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 20)
+    assert choose_compute("cuda").peak_mb() == 3
+    assert choose_compute("cpu").peak_mb() == 0
+
+
 def test_on_the_cpu_a_session_changes_nothing():
     with Compute().session():
         assert not torch.backends.cudnn.deterministic
