@@ -26,24 +26,30 @@ class _Round(torch.autograd.Function):
     Nothing is kept for the backward pass but `x` and `x_hat`, which the layers around it keep anyway. Of every term of
     the gradient by s, grad (x_hat - x) / s is left inside the grid and grad x_hat / s outside, so
         s dL/ds = sum(grad x_hat) - sum(inside grad x).
+    Where a value is let through (`chosen` is 0) x_hat is x, and it counts as inside: its two terms cancel. 0 lies on
+    every grid, and stands for such values when it is asked what is inside.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        rounded = (x / scale).round_().clamp_(low, high).mul_(scale)
-        ctx.save_for_backward(x, rounded, scale)
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, chosen: Tensor | None
+    ) -> Tensor:
+        made = (x / scale).round_().clamp_(low, high).mul_(scale)
+        if chosen is not None:
+            made = torch.lerp(x, made, chosen)
+        ctx.save_for_backward(x, made, scale, chosen)
         ctx.limits = (low - 0.5, high + 0.5)
-        return rounded
+        return made
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (grad,) = grads
-        x, rounded, scale = ctx.saved_tensors
-        by_x = _inside(grad, x, scale, *ctx.limits)
+        x, made, scale, chosen = ctx.saved_tensors
+        by_x = _inside(grad, x if chosen is None else x * chosen, scale, *ctx.limits)
         if not ctx.needs_input_grad[1]:
-            return by_x, None, None, None
-        by_scale = _inner(grad, rounded, scale) - _inner(by_x, x, scale)
-        return by_x, by_scale / scale, None, None
+            return by_x, None, None, None, None
+        by_scale = _inner(grad, made, scale) - _inner(by_x, x, scale)
+        return by_x, by_scale / scale, None, None, None
 
 
 def _inside(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
@@ -102,12 +108,12 @@ class FakeQuantizer(nn.Module):
         with torch.no_grad():
             return (x / self._broadcast()).round().clamp(self.grid.low, self.grid.high)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` on the grid."""
+    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Return `x` on the grid; where `chosen`, shaped and typed as `x`, is given and 0, as it is."""
         if not self.enabled:
             return x
         apply: Callable[..., Tensor] = _Round.apply
-        return apply(x, self._broadcast(), self.grid.low, self.grid.high)
+        return apply(x, self._broadcast(), self.grid.low, self.grid.high, chosen)
 
     def _broadcast(self) -> Tensor:
         scale = self.scale()

@@ -122,4 +122,8 @@ class Fitting:
         if rate > 0 and found:
             for parameter in found:
                 parameter.requires_grad_(True)
+            for members, *figures in self._groups:
+                if figures == [rate, falls]:
+                    members += found
+                    return
             self._groups.append((list(found), rate, falls))
