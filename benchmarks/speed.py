@@ -12,34 +12,26 @@ programs on the machine count little. See benchmarks/speed_loops.py for what eac
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from speed_loops import Loop, reconstruction_loop, synthesis_loop, training_loop
+from speed_page import RECORD, memory, table, write_page
 
+from edgeq.core.files import write_json
 from edgeq.core.recipes import load_recipe
 from edgeq.pipeline import make_options
 from edgeq.pipeline.job import prepare
 
 VARIANTS = ("ours", "plain", "floor", "float32_floor")
-COLUMNS = (
-    "loop",
-    "precision",
-    "ms a step",
-    "plain, ms",
-    "plain / ours",
-    "floor, ms",
-    "ours / floor",
-    "float32 floor, ms",
-    "ours / float32 floor",
-    "speed",
-    "plain speed",
-)
 
 
 def main() -> None:
@@ -54,7 +46,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N: as of edgeq build")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--loops", nargs="+", default=["synthesis", "training", "reconstruction"])
+    parser.add_argument(
+        "--write", action="store_true", help="keep the figures, write docs/speed.md"
+    )
     options = parser.parse_args()
+    if options.write and options.device != "cpu":
+        sys.exit("error: --write keeps the figures of the CPU, which docs/speed.md tells")
     fixtures = os.environ.get("EDGEQ_FIXTURES")
     if options.model is None and fixtures is None:
         sys.exit("error: pass --model, or set EDGEQ_FIXTURES to the folder that holds cifar10/")
@@ -80,8 +77,14 @@ def main() -> None:
         for name in ("brecq", "genie-m"):
             spec = load_recipe(name).reconstruction
             loops.append(reconstruction_loop(job, options.bits, spec, name))
-    rows = [measure(loop, options.rounds) for loop in loops]
-    print(describe(rows, model.name))
+    with job.compute.session():
+        rows = [measure(loop, options.rounds) for loop in loops]
+    place = job.compute.name if options.device != "cpu" else f"one thread of {platform.machine()}"
+    record = record_of(rows, model.name, options.bits, place)
+    print("\n".join([*table(record["rows"]), "", *memory(record["memory"])]))
+    if options.write:
+        write_json(RECORD, record)
+        write_page()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,30 +110,35 @@ def measure(loop: Loop, rounds: int) -> Row:
     )
 
 
-def describe(rows: list[Row], model: str) -> str:
-    """Return the table in Markdown."""
-    where = f"one thread of {platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
-    lines = [
-        f"`{model}`, {where}, torch {torch.__version__}.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
-    ]
-    for row in rows:
-        loop, s = row.loop, row.seconds
-        cells = [
-            loop.name,
-            loop.precision,
-            *(f"{1000 * s[key]:.0f}" for key in ("ours", "plain")),
-            f"{s['plain'] / s['ours']:.2f}",
-            f"{1000 * s['floor']:.0f}",
-            f"{s['ours'] / s['floor']:.2f}",
-            f"{1000 * s['float32_floor']:.0f}",
-            f"{s['ours'] / s['float32_floor']:.2f}",
-            *(f"{loop.per_step / s[key]:.2f} {loop.unit}" for key in ("ours", "plain")),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def record_of(rows: list[Row], model: str, bits: str, place: str) -> dict[str, Any]:
+    """Return what was measured, and where."""
+    return {
+        "model": model,
+        "bits": bits,
+        "where": f"{place} with {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "memory": measure_memory(),
+        "rows": [
+            {
+                "loop": row.loop.name,
+                "precision": row.loop.precision,
+                "unit": row.loop.unit,
+                "per_step": row.loop.per_step,
+                "seconds": row.seconds,
+            }
+            for row in rows
+        ],
+    }
+
+
+def measure_memory() -> dict[str, Any]:
+    """Return what `benchmarks/memory.py` prints, run in a process of its own."""
+    script = str(Path(__file__).with_name("memory.py"))
+    command = [sys.executable, script, "--counts", "256", "16384"]
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, capture_output=True, check=True).stdout
+    )
+    return found
 
 
 if __name__ == "__main__":

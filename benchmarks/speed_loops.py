@@ -36,6 +36,7 @@ from edgeq.pipeline.job import Job
 from edgeq.quant.cones import cone
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.reconstruct import reconstruct
+from edgeq.quant.rounding import DroppedQuantizer
 from edgeq.quant.student import Student, first_scales
 from edgeq.quant.train import TrainingProblem, all_samples, train_student
 from edgeq.quant.units import partition
@@ -329,6 +330,19 @@ def plain_quantize(self: FakeQuantizer, x: Tensor) -> Tensor:
     return (inside + (codes - inside).detach()) * scale
 
 
+def plain_mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Draw a number for each value."""
+    if share >= 1:
+        return first
+    drawn = torch.rand(first.shape, generator=generator, device=generator.device)
+    return torch.where(drawn < share, first, second)
+
+
+def plain_drop(self: DroppedQuantizer, x: Tensor) -> Tensor:
+    """Quantize everything, then mix."""
+    return plain_mix(self._quantizer(x), x, self._keep, self._generator)
+
+
 def plain_relative_error(student: Tensor, teacher: Tensor, energy: None = None) -> Tensor:
     """Return the squared error relative to the teacher's square; one process has no other `energy`."""
     return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
@@ -345,6 +359,8 @@ def plain_numbers() -> Iterator[None]:
     """Write training and reconstruction as one does first."""
     with (
         mock.patch.object(FakeQuantizer, "forward", plain_quantize),
+        mock.patch.object(DroppedQuantizer, "forward", plain_drop),
+        mock.patch.object(edgeq.quant.reconstruct, "mix", plain_mix),
         mock.patch.object(edgeq.quant.objectives, "relative_error", plain_relative_error),
         mock.patch.object(edgeq.quant.train, "relative_error", plain_relative_error),
         mock.patch.object(edgeq.quant.reconstruct, "channel_error", plain_channel_error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -25,6 +26,7 @@ def lowpass(x: Tensor, cutoff: float) -> Tensor:
     return rows @ (x @ columns)
 
 
+@functools.lru_cache(maxsize=16)
 def _lowpass_matrix(size: int, cutoff: float, device: torch.device) -> Tensor:
     """Return the filter of one axis, [size, size] and symmetric: the Gaussian is a product of those of both axes."""
     frequencies = torch.fft.rfftfreq(size, device=device) * 2

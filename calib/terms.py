@@ -182,7 +182,8 @@ class Terms:
     def _picture_terms(self, x: Sequence[Tensor]) -> dict[str, Tensor]:
         spec = self._spec
         terms = {}
-        rows = torch.cat([item.flatten(1) for item in x], 1)
+        flat = [item.flatten(1) for item in x]
+        rows = torch.cat(flat, 1) if len(flat) > 1 else flat[0]
         # Samples that are more than their values have no spectrum that could be followed: eigenvalues repeat.
         if spec.decorrelation > 0 and rows.shape[1] >= rows.shape[0]:
             weight = spec.decorrelation / max(1, self._layers)

@@ -7,6 +7,7 @@ of `edgeq.core.errors`; in addition 2 for wrong usage, 70 for a fault of ours an
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import tempfile
 import traceback
@@ -103,6 +104,9 @@ def _take_options(
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    # Read when torch is loaded, which happens inside a verb. Threads that spin while they wait take the cores of
+    # other programs and of each other: docs/speed.md.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with one_voice():
         _run()
     sys.exit(0)

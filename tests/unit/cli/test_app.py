@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgeq import __version__
+from edgeq.cli.app import main
 from edgeq.core.errors import (
     BuildError,
     CalibError,
@@ -178,3 +179,16 @@ def test_a_room_speaks_on_standard_error_and_warns_once(edgeq: Any, pipeline: An
     pipeline.answer = answer
     done = edgeq(*BUILD, "--dry-run")
     assert done.err.splitlines()[1:] == ["warning: 3 samples were dropped", "read model.onnx"]
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_wants_them_to_spin(
+    monkeypatch, given, wanted
+):
+    monkeypatch.setenv("OMP_WAIT_POLICY", str(given))
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["edgeq", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == wanted
