@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.core.errors import DeviceError
-from edgeq.teacher.compute import Compute, choose_compute
+from edgeq.teacher.compute import Compute, choose_compute, make_adam
 
 HALF = Compute(half=True)
 
@@ -139,3 +139,18 @@ def test_memory_of_a_gpu_is_told_in_megabytes(two_gpus, monkeypatch):
 def test_on_the_cpu_a_session_changes_nothing():
     with Compute().session():
         assert not torch.backends.cudnn.deterministic
+
+
+def test_adam_of_the_one_kernel_moves_as_torchs_own():
+    start = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    moved = []
+    for make in (make_adam, torch.optim.Adam):
+        x = start.clone().requires_grad_(True)
+        optimizer = make([{"params": [x], "lr": 0.1}], betas=(0.9, 0.99))
+        for _ in range(5):
+            optimizer.zero_grad()
+            torch.autograd.backward(x.square().sum())
+            optimizer.step()
+        moved.append(x.detach())
+    assert make_adam([start.requires_grad_(True)]).defaults["fused"]
+    torch.testing.assert_close(*moved)
