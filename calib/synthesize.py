@@ -18,7 +18,7 @@ from calib.loop import Loop
 from calib.problem import SynthesisProblem, collect_samples, no_statistics
 from calib.terms import Terms
 from calib.units import standardise
-from calib.unoptimised import answer, take_unoptimised
+from calib.unoptimised import answer, take_unoptimised, unoptimised_batches
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import SampleSet
@@ -48,7 +48,8 @@ def synthesize(
         progress: told the loss at every step.
 
     Returns:
-        samples: `spec.samples` rounded up to whole batches, [N, *shape] an input, of its type, inside the legal box.
+        samples: `spec.samples` rounded up to whole batches, and then `spec.extra_leaves` so rounded, [N, *shape] an
+            input, of its type, inside the legal box.
         labels: classes in turn, or the teacher's answers where the recipe asks for no classes; None where the output
             is no classifier.
         history: the terms at each iteration, means over the batches; empty where nothing is optimised.
@@ -74,7 +75,8 @@ def synthesize(
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     problem = dataclasses.replace(problem, compute=_settle(problem, seed))
     world = _sharing(problem, spec)
-    steps = world.rounds(batches) * spec.iterations + count_steps(problem, spec)
+    extra = math.ceil(spec.extra_leaves / spec.batch)
+    steps = world.rounds(batches) * spec.iterations + count_steps(problem, spec) + extra
     progress.start("synthesize", steps, "step")
     centres = find_centres(problem, spec, seed=seed, progress=progress)
     loop = Loop(problem, spec, Terms(problem, spec, seed=seed, centres=centres), seed=seed)
@@ -85,7 +87,13 @@ def synthesize(
         return x, wanted if spec.wants_classes else answer(problem, x), history
 
     samples, labels, histories = zip(*world.each(batches, make), strict=True)
-    classes = torch.cat(labels) if problem.classes is not None else None
+    more, answers = unoptimised_batches(
+        problem, spec, "leaves", extra, seed=seed, progress=progress
+    )
+    samples = (*samples, *more)
+    classes = None
+    if problem.classes is not None:
+        classes = torch.cat([*labels, answers] if answers is not None else labels)
     terms = histories[-1][-1]
     result = collect_samples(units, samples, classes, spec, seed, terms, _mean_history(histories))
     told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())

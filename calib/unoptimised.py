@@ -87,16 +87,34 @@ def take_unoptimised(
 ) -> SampleSet:
     """Return dead leaves, or N(0, 1) noise, clipped to the legal box; the teacher is asked for labels alone."""
     progress.start("synthesize", batches, "batch")
+    samples, labels = unoptimised_batches(
+        problem, spec, spec.source, batches, seed=seed, progress=progress
+    )
+    result = collect_samples(units, samples, labels, spec, seed, {}, [])
+    progress.finish(f"{len(result)} samples of {spec.source}")
+    return result
+
+
+def unoptimised_batches(
+    problem: SynthesisProblem,
+    spec: SynthesisSpec,
+    source: str,
+    batches: int,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[list[Tensor]], Tensor | None]:
+    """Return batches of "leaves" or "noise", one tensor an input, and the teacher's classes [N] of a classifier."""
     samples: list[list[Tensor]] = []
     labels: list[Tensor] = []
     for index in range(batches):
         generator = torch.Generator().manual_seed(
-            derive_seed(seed, "synthesize", spec.source, str(index))
+            derive_seed(seed, "synthesize", source, str(index))
         )
         made = []
         for own in problem.inputs:
             low, high = legal_box(own)
-            if spec.source == "leaves":
+            if source == "leaves":
                 x = leaves(own, spec.batch, generator, spread=spec.colour_spread)
             else:
                 x = torch.randn(spec.batch, *own.shape, generator=generator)
@@ -105,10 +123,7 @@ def take_unoptimised(
             labels.append(answer(problem, made))
         samples.append(made)
         progress.advance()
-    wanted = torch.cat(labels) if labels else None
-    result = collect_samples(units, samples, wanted, spec, seed, {}, [])
-    progress.finish(f"{len(result)} samples of {spec.source}")
-    return result
+    return samples, torch.cat(labels) if labels else None
 
 
 def answer(problem: SynthesisProblem, x: Sequence[Tensor]) -> Tensor:

@@ -130,7 +130,9 @@ def _measure(job: Job) -> tuple[float, float]:
     world = job.compute.world if full.margin == 0 else ALONE
 
     def make(steps: int) -> SampleSet:
-        short = dataclasses.replace(full, samples=full.batch, iterations=steps, centre_iterations=1)
+        short = dataclasses.replace(
+            full, samples=full.batch, iterations=steps, centre_iterations=1, extra_leaves=0
+        )
         return synthesize(problem, short, seed=job.options.seed)
 
     samples, synthesis_s = job.given, 0.0

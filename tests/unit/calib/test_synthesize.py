@@ -233,6 +233,20 @@ def test_plain_pictures_need_no_statistics_and_are_labelled_by_the_teacher(
     assert len({sample.tobytes() for sample in found.samples}) == 12
 
 
+def test_extra_leaves_follow_the_optimised_samples_with_the_teachers_classes(problem, make_spec):
+    alone = synthesize(problem, make_spec(), seed=0)
+    joined = synthesize(problem, make_spec(extra_leaves=5), seed=0)
+    extra = len(joined) - len(alone)
+    assert extra == make_spec().batch * -(-5 // make_spec().batch)
+    assert joined.samples[: len(alone)].tobytes() == alone.samples.tobytes()
+    assert not set(map(bytes, joined.samples[len(alone) :])) & set(map(bytes, alone.samples))
+    with torch.no_grad():
+        answers = problem.teacher.module(torch.from_numpy(joined.samples[len(alone) :]))[0].argmax(
+            1
+        )
+    assert joined.labels[len(alone) :].tolist() == answers.tolist()
+
+
 def test_noise_is_normal_in_the_models_unit(problem, make_spec):
     x = synthesize(problem, make_spec(source="noise", samples=64), seed=0).samples
     within = float(((x > -1) & (x < 1)).mean())
