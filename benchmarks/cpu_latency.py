@@ -8,9 +8,11 @@ built once at w8a8 by the stages of `edgeq build --target cpu`, without training
 values), and quantized by quantize_static at its best: after quant_pre_process, U8S8, a scale a channel, in Q/DQ and in
 QOperator form. All files run in one process; in every round each is called a few times in a row (so that it finds
 its own caches), in an order that turns, and the median of these calls counts. Ratios are medians over rounds of two
-times of the same round. With one thread the clock is that thread's processor time, which is the latency on an idle
-machine and does not count what others take on a busy one; with more threads it is wall time, and a busy machine shows;
-before each file the workers of the one before are given time to come to rest.
+times of the same round. Two sessions of one file differ by up to 2 %, by where their memory lies: so all sessions are
+made anew several times, and a second session of quantize_static's file shows what is left of it. With one thread the
+clock is that thread's processor time, which is the latency on an idle machine and does not count what others take on a
+busy one; with more threads it is wall time, and a busy machine shows; before each file the workers of the one before
+are given time to come to rest.
 These are figures of ONNX Runtime on this processor, never TensorRT's.
 Kept in benchmarks/cpu_latency.json, from which docs/results.md is made.
 """
@@ -52,7 +54,10 @@ RIVALS = {
     "quantize_static, Q/DQ": QuantFormat.QDQ,
     "quantize_static, QOperator": QuantFormat.QOperator,
 }
-LEAST_ROUNDS = 7
+AGAIN = "quantize_static, Q/DQ, again"  # the same file, to show how far equals differ
+LEAST_ROUNDS = 3
+# How often all sessions are made anew.
+SESSIONS = 6
 # Calls in a row: at most, and for how long at most if more than one.
 CALLS, CALLS_MS = 20, 20.0
 
@@ -181,16 +186,41 @@ def compare(
     files: Mapping[str, Path], shape: tuple[int, ...], *, threads: int, limit_s: float
 ) -> dict[str, Any]:
     """Return the latency of every file, measured in turn: median in ms, and median ratios to FP32."""
-    sessions = {
-        name: Session(path, optimise=True, threads=threads).runtime for name, path in files.items()
-    }
+    files = {**files, AGAIN: files["quantize_static, Q/DQ"]}
     feed = {"input": np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)}
-    for session in sessions.values():
-        for _ in range(3):
-            session.run(None, feed)
     times: dict[str, list[float]] = {name: [] for name in files}
     order = list(files)
+    rounds = 0
+    for _ in range(SESSIONS):
+        sessions = {
+            name: Session(files[name], optimise=True, threads=threads).runtime for name in order
+        }
+        for session in sessions.values():
+            for _ in range(3):
+                session.run(None, feed)
+        rounds += time_rounds(sessions, feed, times, threads=threads, limit_s=limit_s / SESSIONS)
+        order = [*order[1:], order[0]]
+    return {
+        "clock": "processor" if threads == 1 else "wall",
+        "rounds": rounds,
+        "load": round(os.getloadavg()[0], 1),
+        "files": {name: figures(times, name) for name in files},
+        "against_static": max(ratio(times, "edgeq", name) for name in RIVALS),
+        "static_against_itself": ratio(times, AGAIN, "quantize_static, Q/DQ"),
+    }
+
+
+def time_rounds(
+    sessions: Mapping[str, onnxruntime.InferenceSession],
+    feed: dict[str, np.ndarray],
+    times: Mapping[str, list[float]],
+    *,
+    threads: int,
+    limit_s: float,
+) -> int:
+    """Time every session once a round, in an order that turns, and return the number of rounds."""
     clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    order = list(sessions)
     end = time.perf_counter() + limit_s
     rounds = 0
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
@@ -200,16 +230,12 @@ def compare(
             times[name].append(time_calls(sessions[name], feed, clock))
         order = [*order[1:], order[0]]
         rounds += 1
-    return {
-        "clock": "processor" if threads == 1 else "wall",
-        "rounds": rounds,
-        "load": round(os.getloadavg()[0], 1),
-        "files": {name: figures(times, name) for name in files},
-        "against_static": max(
-            round(float(np.median(np.array(times["edgeq"]) / np.array(times[name]))), 3)
-            for name in RIVALS
-        ),
-    }
+    return rounds
+
+
+def ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
+    """Return the median of the time of `name` by that of `other` in the same round."""
+    return round(float(np.median(np.array(times[name]) / np.array(times[other]))), 3)
 
 
 def time_calls(
@@ -226,11 +252,10 @@ def time_calls(
 
 def figures(times: Mapping[str, list[float]], name: str) -> dict[str, float]:
     """Return what is recorded of one file."""
-    ratios = np.array(times[name]) / np.array(times["FP32"])
     return {
         "median_ms": round(float(np.median(times[name])), 4),
         "min_ms": round(min(times[name]), 4),
-        "ratio": round(float(np.median(ratios)), 3),
+        "ratio": ratio(times, name, "FP32"),
         "ratio_of_minima": round(min(times[name]) / min(times["FP32"]), 3),
     }
 
