@@ -48,8 +48,8 @@ def synthesize(
         progress: told the loss at every step.
 
     Returns:
-        samples: `spec.samples` rounded up to whole batches, and then `spec.extra_leaves` so rounded, [N, *shape] an
-            input, of its type, inside the legal box.
+        samples: `spec.samples` rounded up to whole batches, and then the dead leaves that join them, so rounded too,
+            [N, *shape] an input, of its type, inside the legal box.
         labels: classes in turn, or the teacher's answers where the recipe asks for no classes; None where the output
             is no classifier.
         history: the terms at each iteration, means over the batches; empty where nothing is optimised.
@@ -75,7 +75,7 @@ def synthesize(
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     problem = dataclasses.replace(problem, compute=_settle(problem, seed))
     world = _sharing(problem, spec)
-    extra = math.ceil(spec.extra_leaves / spec.batch)
+    extra = math.ceil(spec.samples * spec.leaves_per_sample / spec.batch)
     steps = world.rounds(batches) * spec.iterations + count_steps(problem, spec) + extra
     progress.start("synthesize", steps, "step")
     centres = find_centres(problem, spec, seed=seed, progress=progress)

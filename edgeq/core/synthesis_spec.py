@@ -67,8 +67,8 @@ class SynthesisSpec(Spec):
         swing: pixels by which strided convolutions are shifted by chance (Genie-D); 0 for none.
         targets: statistics to match: those that training "recorded"; or, from the file alone, those of dead "leaves" in
             the network, or those that GZSQ derives from the "weights" (`calib.estimate`).
-        extra_leaves: dead leaves that join the optimised samples as they are, under the teacher's classes; rounded up
-            to whole batches. They cost no iterations, and differ from each other where optimised samples grow alike.
+        leaves_per_sample: dead leaves that join each optimised sample as they are, under the teacher's classes. They
+            cost no iterations, and differ from each other where optimised samples grow alike.
         colour_spread: how far the colours of dead leaves are from grey (`calib.leaves`).
     """
 
@@ -88,7 +88,7 @@ class SynthesisSpec(Spec):
     shift: int
     targets: str = "recorded"
     colour_spread: float = 0.25
-    extra_leaves: int = 0
+    leaves_per_sample: float = 0.0
     loop: str = "pixels"
     schedule: str = "cosine"
     patience: int = 50
@@ -130,7 +130,7 @@ class SynthesisSpec(Spec):
             "lowpass",
             "shift",
             "colour_spread",
-            "extra_leaves",
+            "leaves_per_sample",
             *("image_statistics", "label_power", "soft_inception", "margin", "total_variation"),
             *("image_norm", "centre_statistics", "centre_texture", "swing"),
         )
@@ -156,8 +156,8 @@ class SynthesisSpec(Spec):
         if self.source != "optimise":
             return f"{self.samples} samples"
         text = f"{self.samples} samples, {self.iterations} iterations each"
-        if self.extra_leaves:
-            text += f", {self.extra_leaves} dead leaves"
+        if self.leaves_per_sample:
+            text += f", {round(self.samples * self.leaves_per_sample)} dead leaves"
         if self.centres == "none":
             return text
         return f"{text}; {self.centre_iterations} for a picture a class"

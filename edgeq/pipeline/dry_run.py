@@ -131,7 +131,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
     def make(steps: int) -> SampleSet:
         short = dataclasses.replace(
-            full, samples=full.batch, iterations=steps, centre_iterations=1, extra_leaves=0
+            full, samples=full.batch, iterations=steps, centre_iterations=1, leaves_per_sample=0
         )
         return synthesize(problem, short, seed=job.options.seed)
 

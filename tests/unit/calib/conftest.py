@@ -119,7 +119,7 @@ def make_spec() -> MakeSpec:
         label=0.5,
         lowpass=0.7,
         shift=1,
-        extra_leaves=0,
+        leaves_per_sample=0,
     )
 
     def make(**figures: object) -> SynthesisSpec:

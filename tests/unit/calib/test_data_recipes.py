@@ -43,7 +43,13 @@ def digits() -> SynthesisProblem:
 
 def tiny(name: str, **figures: object):
     own = load_recipe(name).synthesis
-    sizes = {"samples": 16, "batch": 8, "iterations": 3, "centre_iterations": 2, "extra_leaves": 0}
+    sizes = {
+        "samples": 16,
+        "batch": 8,
+        "iterations": 3,
+        "centre_iterations": 2,
+        "leaves_per_sample": 0,
+    }
     return dataclasses.replace(own, **sizes | figures)
 
 
