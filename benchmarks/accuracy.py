@@ -32,6 +32,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from fixtures import add_fixtures, cifar10_of
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from results_page import write_page
@@ -42,8 +43,7 @@ from deploy.evaluate import evaluate_top1
 from edgeq.core.files import read_json, write_json
 from edgeq.core.progress import NoProgress
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import BitSpec, Effort
-from edgeq.pipeline import BuildOptions, stages
+from edgeq.pipeline import BuildOptions, make_options, stages
 from edgeq.pipeline.job import Job, prepare
 
 ROOT = Path(__file__).parents[1]
@@ -86,15 +86,14 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="figures to try; not recorded"
     )
-    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    add_fixtures(parser)
     parser.add_argument("--again", action="store_true", help="measure rows that are on record anew")
     options = parser.parse_args()
-    if options.fixtures is None:
-        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    cifar10 = cifar10_of(options)
     settings = dict(item.split("=", 1) for item in options.set)
     record = read_json(RECORD) if RECORD.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(options.fixtures) / "cifar10", Path(folder), settings)
+        bench = Bench(cifar10, Path(folder), settings)
         for seed in options.seeds:
             for row in options.rows:
                 if not settings and not options.again and str(seed) in record.get(row, {}):
@@ -170,23 +169,17 @@ class Bench:
         self, bits: str, effort: str, recipe: str, variant: str, seed: int
     ) -> BuildOptions:
         folded = variant in {"folded", "teacher"}
-        return BuildOptions(
-            model=self._fixtures / ("resnet20_folded.onnx" if folded else "resnet20_bn.onnx"),
-            teacher_weights=self._state_dict() if variant == "teacher" else None,
+        return make_options(
+            self._fixtures / ("resnet20_folded.onnx" if folded else "resnet20_bn.onnx"),
+            teacher=self._state_dict() if variant == "teacher" else None,
             target="jetson-orin",
-            bits=BitSpec.parse(bits),
-            effort=Effort(effort),
+            bits=bits,
+            effort=effort,
             seed=seed,
             out=self._folder / "out",
             recipe=recipe,
             preset="imagenet",
-            mean=(),
-            std=(),
-            bounds=(),
-            shapes={},
-            eval_path=None,
             settings=self._settings,
-            overwrite=False,
         )
 
     def _state_dict(self) -> Path:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from fixtures import add_fixtures, cifar10_of
 from image_nets import NETS, SHAPE, write_net
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -44,8 +44,7 @@ from deploy.onnxrt import Session
 from edgeq.core.files import read_json, write_json
 from edgeq.core.progress import NoProgress
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import BitSpec, Effort
-from edgeq.pipeline import BuildOptions, stages
+from edgeq.pipeline import make_options, stages
 from edgeq.pipeline.job import prepare
 
 CIFAR10 = "cifar10"
@@ -79,15 +78,14 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="folder for the files; those in it are used again"
     )
-    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    add_fixtures(parser)
     options = parser.parse_args()
-    if options.fixtures is None:
-        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    cifar10 = cifar10_of(options)
     record = read_json(CPU_RECORD) if CPU_RECORD.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         for net in options.nets:
-            files = make_files(net, folder / net, Path(options.fixtures))
+            files = make_files(net, folder / net, cifar10)
             shape = (3, 32, 32) if net == CIFAR10 else SHAPE
             for threads in options.threads:
                 for batch in options.batches:
@@ -102,12 +100,12 @@ def main() -> None:
     write_page()
 
 
-def make_files(net: str, folder: Path, fixtures: Path) -> dict[str, Path]:
+def make_files(net: str, folder: Path, cifar10: Path) -> dict[str, Path]:
     """Return the files to compare by name, made where they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "fp32.onnx"
     if net == CIFAR10:
-        model = fixtures / "cifar10" / "resnet20_bn.onnx"
+        model = cifar10 / "resnet20_bn.onnx"
     elif not model.exists():
         write_net(net, model, seed=SEED)
     files = {"FP32": model, "edgeq": folder / "edgeq" / "model.qdq.onnx"}
@@ -137,22 +135,15 @@ def build(model: Path, folder: Path) -> None:
     """Run the stages of `edgeq build --target cpu` up to the file, without training steps."""
     settings = {"training.steps": "0", "training.range_samples": "16", "synthesis.samples": "16"}
     job = prepare(
-        BuildOptions(
-            model=model,
+        make_options(
+            model,
             target="cpu",
-            bits=BitSpec.parse("w8a8"),
-            effort=Effort.QUICK,
+            effort="quick",
             seed=SEED,
             out=folder,
             recipe="noise",
             preset="imagenet",
-            mean=(),
-            std=(),
-            bounds=(),
-            shapes={},
-            eval_path=None,
             settings=settings,
-            overwrite=False,
         )
     )
     stages.make_samples(job, folder, NoProgress())

@@ -10,13 +10,12 @@ they rank the ways, and docs/results.md has what whole builds lose. Rows are kep
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accuracy import Bench
+from fixtures import add_fixtures, cifar10_of
 
 from edgeq.core.files import read_json, write_bytes, write_json
 
@@ -57,17 +56,16 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    add_fixtures(parser)
     parser.add_argument("--again", action="store_true", help="measure rows that are on record anew")
     options = parser.parse_args()
-    if options.fixtures is None:
-        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    cifar10 = cifar10_of(options)
     record = read_json(RECORD) if RECORD.exists() else {}
     for seed in options.seeds:
         for name in options.rows:
             runs = record.setdefault(name, {})
             if options.again or str(seed) not in runs:
-                runs[str(seed)] = measure(WAYS[name], seed, Path(options.fixtures) / "cifar10")
+                runs[str(seed)] = measure(WAYS[name], seed, cifar10)
                 print(f"{name} seed {seed}: {runs[str(seed)]}", flush=True)
                 write_json(RECORD, record)
     write_bytes(PAGE, page(record).encode())

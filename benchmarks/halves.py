@@ -32,8 +32,8 @@ from edgeq.core.files import digest_file, read_json, write_json
 from edgeq.core.recipes import Recipe, load_recipe
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import digest_of
-from edgeq.core.specs import BitSpec, Effort
-from edgeq.pipeline import BuildOptions, stages
+from edgeq.core.specs import Effort
+from edgeq.pipeline import make_options, stages
 from edgeq.pipeline.job import Job, prepare
 
 ROOT = Path(__file__).parents[1]
@@ -74,22 +74,15 @@ class Halves:
     ) -> Job:
         """Return the job of a build with one place of the quantizers."""
         job = prepare(
-            BuildOptions(
-                model=self._model,
+            make_options(
+                self._model,
                 target="jetson-orin",
-                bits=BitSpec.parse(bits),
-                effort=Effort.STANDARD,
+                bits=bits,
                 seed=seed,
                 out=self._keep / "out",
                 recipe=recipe,
                 preset="imagenet",
-                mean=(),
-                std=(),
-                bounds=(),
-                shapes={},
-                eval_path=None,
                 settings=settings,
-                overwrite=False,
                 device="cpu",  # its seconds are what a budget counts
             )
         )

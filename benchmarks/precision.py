@@ -10,15 +10,14 @@ the quick effort. Runs are kept in benchmarks/precision.json; `benchmarks/speed.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from accuracy import Bench
+from fixtures import add_fixtures, cifar10_of
 
 from edgeq.core.files import read_json, write_json
 from edgeq.teacher.compute import Compute
@@ -33,11 +32,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    add_fixtures(parser)
     parser.add_argument("--again", action="store_true", help="measure runs that are on record anew")
     options = parser.parse_args()
-    if options.fixtures is None:
-        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    cifar10 = cifar10_of(options)
     record = read_json(RECORD) if RECORD.exists() else {}
     for name, compute in PRECISIONS.items():
         runs = record.setdefault(name, {})
@@ -45,7 +43,7 @@ def main() -> None:
             tempfile.TemporaryDirectory() as folder,
             mock.patch("edgeq.pipeline.job.choose_compute", return_value=compute),
         ):
-            bench = Bench(Path(options.fixtures) / "cifar10", Path(folder), {})
+            bench = Bench(cifar10, Path(folder), {})
             for seed in options.seeds:
                 if options.again or str(seed) not in runs:
                     runs[str(seed)] = bench.run(ROW, seed)

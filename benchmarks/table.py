@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from fixtures import add_fixtures, cifar10_of
 from halves import Budget, Halves
 from numpy.typing import NDArray
 from results_page import write_page
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budget", nargs="+", default=["60"], help="seconds of a row, or `own`")
     parser.add_argument("--cap", type=float, default=300.0, help="seconds of a row of `own`")
-    parser.add_argument("--fixtures", type=Path, default=os.environ.get("EDGEQ_FIXTURES"))
+    add_fixtures(parser)
     parser.add_argument("--record", type=Path, default=RECORD)
     parser.add_argument(
         "--keep",
@@ -76,11 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--again", action="store_true", help="measure rows that are on record anew")
     options = parser.parse_args(arguments)
-    if options.fixtures is None:
-        sys.exit("error: no fixtures; set EDGEQ_FIXTURES to the folder that holds cifar10/")
+    cifar10 = cifar10_of(options)
     torch.set_num_threads(1)
     commit = tell_commit()
-    bench = TableBench(Path(options.fixtures) / "cifar10", options.keep)
+    bench = TableBench(cifar10, options.keep)
     queue = [
         (setting, bits, name, seed, budget)
         for budget in (read_budget(text, options.cap) for text in options.budget)

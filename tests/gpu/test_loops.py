@@ -1,4 +1,7 @@
-"""Both loops on a CUDA GPU, on the example network: what the CPU computes, within rounding; and the same every time."""
+"""Both loops on a CUDA GPU, on the example network: what the CPU computes, within rounding; and the same every time.
+
+The last tests need two GPUs: under torchrun they make the samples of one.
+"""
 
 from __future__ import annotations
 
@@ -134,3 +137,17 @@ def test_the_loops_are_measured():
         [sys.executable, str(script), *words], check=True, capture_output=True, text=True
     )
     assert "| synthesis " in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees no two CUDA devices")
+def test_two_gpus_make_the_samples_of_one(tmp_path):
+    words = ["-m", "edgeq", "build", str(DIGITS), "--target", "cpu", "--preset", "unit"]
+    words += [word for key, value in FIGURES.items() for word in ("--set", f"{key}={value}")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    samples = []
+    for name, start in (("one", []), ("two", launch)):
+        out = tmp_path / name
+        command = [sys.executable, *start, *words, "--device", "cuda", "--out", str(out)]
+        subprocess.run(command, check=True)
+        samples.append(np.load(out / "samples" / "samples.npy"))
+    np.testing.assert_allclose(*samples, atol=0.02)
