@@ -75,14 +75,21 @@ def short_table(record: dict[str, Any]) -> str:
         "noise for samples": "noise@folded",
     }
     lines = [f"| bits | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    for bits in ("w8a8", "w4a8", "w4a4", "w3a3"):
-        runs = [record.get(f"{bits}/standard/{column}") for column in columns.values()]
-        cells = [
-            f"{statistics.mean(run['drop_points'] for run in found.values()):.2f}" if found else "-"
-            for found in runs
-        ]
+    for bits in ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4"):
+        names = [f"{bits}/standard/{column}" for column in columns.values()]
+        cells = [_mean_drop(name, record.get(name)) for name in names]
         lines.append(f"| {bits} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _mean_drop(row: str, runs: dict[str, Any] | None) -> str:
+    """Return the mean drop of a row's seeds, with * where the recipe had other figures."""
+    from accuracy import is_current
+
+    if not runs:
+        return "-"
+    mean = statistics.mean(run["drop_points"] for run in runs.values())
+    return f"{mean:.2f}{'' if all(is_current(row, run) for run in runs.values()) else '*'}"
 
 
 def cpu_section(record: dict[str, Any]) -> str:
