@@ -24,6 +24,7 @@ DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 # Enough to run every stage, and no more.
 FIGURES = {
     "synthesis.samples": "16",
+    "synthesis.leaves_per_sample": "0",
     "synthesis.batch": "8",
     "synthesis.iterations": "3",
     "training.steps": "4",

@@ -29,6 +29,7 @@ pytestmark = [
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits_bn.onnx"
 FIGURES = {
     "synthesis.samples": 32,
+    "synthesis.leaves_per_sample": 0,
     "synthesis.batch": 16,
     "synthesis.iterations": 6,
     "training.steps": 6,

@@ -31,6 +31,7 @@ from edgeq.teacher.recovery import recover_bn_table
 # Enough to run every stage, and no more.
 FIGURES = {
     "synthesis.samples": "16",
+    "synthesis.leaves_per_sample": "0",
     "synthesis.batch": "8",
     "synthesis.iterations": "3",
     "training.steps": "4",
