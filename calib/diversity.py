@@ -22,10 +22,9 @@ def gram_spectrum(x: Tensor) -> Spectrum:
     The products of samples are summed in the type of `x`, all else is float64.
     """
     rows = x.flatten(1)
+    # One product forward, and one back in place of two.
     half = rows @ rows.detach().T
-    gram = (
-        half + half.T - half.detach()
-    ).double()  # one product forward, and one back in place of two
+    gram = (half + half.T - half.detach()).double()
     norms = gram.diagonal().clamp_min(1e-24).sqrt()
     values, vectors = torch.linalg.eigh(gram / torch.outer(norms, norms))
     return Spectrum(values=values, vectors=vectors)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from edgeq.core.specs import Layout
 
+# The longest axis that is filtered by a matrix, which is faster; one of a second of sound would take a gigabyte.
+LONGEST_MATRIX = 512
+
 
 def lowpass(x: Tensor, cutoff: float) -> Tensor:
     """Return `x` with high frequencies damped by exp(-D^2 / (2 r^2)).
@@ -22,17 +25,28 @@ def lowpass(x: Tensor, cutoff: float) -> Tensor:
     """
     if cutoff == 0:
         return x
-    rows, columns = (_lowpass_matrix(size, cutoff, x.device) for size in x.shape[-2:])
-    return rows @ (x @ columns)
+    height, width = x.shape[-2:]
+    if max(height, width) <= LONGEST_MATRIX:
+        rows, columns = (_lowpass_matrix(size, cutoff, x.device) for size in (height, width))
+        return rows @ (x @ columns)
+    rows, columns = (_gain(size, cutoff, x.device) for size in (height, width))
+    x = torch.fft.irfft(torch.fft.rfft(x) * columns, n=width)
+    damped: Tensor = torch.fft.irfft(torch.fft.rfft(x, dim=-2) * rows[:, None], n=height, dim=-2)
+    return damped
 
 
 @functools.lru_cache(maxsize=16)
 def _lowpass_matrix(size: int, cutoff: float, device: torch.device) -> Tensor:
     """Return the filter of one axis, [size, size] and symmetric: the Gaussian is a product of those of both axes."""
-    frequencies = torch.fft.rfftfreq(size, device=device) * 2
-    gain = torch.exp(-frequencies.square() / (2 * cutoff**2))
-    matrix: Tensor = torch.fft.irfft(torch.fft.rfft(torch.eye(size, device=device)) * gain, n=size)
+    spectrum = torch.fft.rfft(torch.eye(size, device=device)) * _gain(size, cutoff, device)
+    matrix: Tensor = torch.fft.irfft(spectrum, n=size)
     return matrix
+
+
+def _gain(size: int, cutoff: float, device: torch.device) -> Tensor:
+    """Return the factor of each frequency that `rfft` gives along an axis of `size` values, [size // 2 + 1]."""
+    frequencies = torch.fft.rfftfreq(size, device=device) * 2
+    return torch.exp(-frequencies.square() / (2 * cutoff**2))
 
 
 def random_shift(

@@ -97,9 +97,8 @@ class _Moments(torch.autograd.Function):
         power = torch.linalg.vector_norm(wide, dim=axes).square_().div_(a[0, 0].numel())
         sample_var = power.sub_(sample_mean.square()).clamp_min_(0)
         mean = sample_mean.mean(0)
-        between = (
-            (sample_mean - mean).square_().mean(0)
-        )  # var_mean takes several times as long along axis 0
+        # var_mean takes several times as long along axis 0.
+        between = (sample_mean - mean).square_().mean(0)
         ctx.save_for_backward(a, mean, sample_mean)
         return mean, sample_var.mean(0) + between, sample_mean, sample_var
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from calib import filters
 from calib.filters import lowpass, random_crops, random_shift
 
 
@@ -131,3 +132,11 @@ def test_the_gradient_of_a_crop_returns_to_the_picture():
     torch.autograd.backward(random_crops(x, 0.5, torch.Generator().manual_seed(0)).sum())
     # Every value of the crop comes from the picture with weights that sum to 1.
     assert float(x.grad.sum()) == pytest.approx(4 * 3 * 64, rel=1e-4)
+
+
+def test_long_axes_are_filtered_without_a_matrix_and_alike(monkeypatch):
+    x = torch.randn(2, 3, 12, 9, generator=torch.Generator().manual_seed(0))
+    by_matrix = lowpass(x, 0.4)
+    monkeypatch.setattr(filters, "LONGEST_MATRIX", 8)
+    monkeypatch.delattr(filters, "_lowpass_matrix")
+    torch.testing.assert_close(lowpass(x, 0.4), by_matrix, rtol=1e-4, atol=1e-5)
