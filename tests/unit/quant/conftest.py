@@ -143,3 +143,9 @@ def make_spec() -> Callable[..., TrainingSpec]:
         return dataclasses.replace(tiny, **figures)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def problem(case, make_problem):
+    """Return what is trained for the `case` of a test module."""
+    return make_problem(case)

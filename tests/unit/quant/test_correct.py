@@ -31,11 +31,6 @@ def case(make_case):
     return make_case("w3a3")
 
 
-@pytest.fixture(scope="module")
-def problem(case, make_problem):
-    return make_problem(case)
-
-
 def test_the_mean_of_every_channel_is_the_teachers(case, problem):
     student, count = corrected(case, problem, bias=True)
     assert count == len(LAYERS)

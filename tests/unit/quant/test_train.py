@@ -22,11 +22,6 @@ def case(make_case):
     return make_case("w3a3")
 
 
-@pytest.fixture(scope="module")
-def problem(case, make_problem):
-    return make_problem(case)
-
-
 def bytes_of(values: QuantizedValues) -> dict[str, bytes]:
     return {
         f"{group}/{name}": array.tobytes()
