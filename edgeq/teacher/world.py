@@ -7,6 +7,7 @@ twice, which wrappers that add them on the way do not allow.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import time
@@ -170,6 +171,8 @@ class _Fabric:
             strategy=DDPStrategy(timeout=PATIENCE),
         )
         self.fabric.launch()
+        # Threads of a group that is left to the end of the interpreter now and then abort a process that was done.
+        atexit.register(_leave)
 
     def add(self, x: Tensor) -> Tensor:
         found: Any = self.fabric.all_reduce(x, reduce_op="sum")
@@ -182,6 +185,12 @@ class _Fabric:
 
     def tell(self, value: Any) -> Any:
         return self.fabric.broadcast(value)
+
+
+def _leave() -> None:
+    """End the process group, if it is still there."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
