@@ -11,7 +11,7 @@ from torch import Tensor
 from calib.units import Unit
 from edgeq.core.errors import CalibError
 from edgeq.core.recipes import SynthesisSpec
-from edgeq.core.samples import SampleSet
+from edgeq.core.samples import Part, SampleSet
 from edgeq.core.specs import BNTable, InputSpec
 from edgeq.teacher.compute import PLAIN, Compute
 from edgeq.teacher.teacher import Teacher
@@ -56,8 +56,13 @@ def collect_samples(
     seed: int,
     terms: dict[str, float],
     history: list[dict[str, float]],
+    *,
+    parts: Sequence[Part] = (),
 ) -> SampleSet:
-    """Return the batches, each one tensor an input, as one set in the units of the file."""
+    """Return the batches, each one tensor an input, as one set in the units of the file.
+
+    `parts` are named where the samples are of several kinds.
+    """
     joined = zip(units, zip(*batches, strict=True), strict=True)
     arrays = {unit.spec.name: unit.restore(torch.cat(parts)) for unit, parts in joined}
     first, *others = [unit.spec for unit in units]
@@ -77,4 +82,5 @@ def collect_samples(
         },
         others=arrays,
         history=history,
+        parts=tuple(parts),
     )

@@ -21,7 +21,7 @@ from calib.units import standardise
 from calib.unoptimised import answer, take_unoptimised, unoptimised_batches
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
-from edgeq.core.samples import SampleSet
+from edgeq.core.samples import Part, SampleSet
 from edgeq.core.seeds import derive_seed
 from edgeq.teacher.compute import Compute
 from edgeq.teacher.world import ALONE, World
@@ -95,7 +95,14 @@ def synthesize(
     if problem.classes is not None:
         classes = torch.cat([*labels, answers] if answers is not None else labels)
     terms = histories[-1][-1]
-    result = collect_samples(units, samples, classes, spec, seed, terms, _mean_history(histories))
+    parts = (
+        Part("optimised samples", batches * spec.batch),
+        Part("dead leaves", extra * spec.batch),
+    )
+    result = collect_samples(
+        *(units, samples, classes, spec, seed, terms, _mean_history(histories)),
+        parts=parts if extra else (),
+    )
     told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
     progress.finish(f"{len(result)} samples, {told}")
     return result

@@ -6,7 +6,7 @@ codes against those of the QuantizeLinear nodes that ship. All run with graph op
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from deploy.onnxrt import Array, Session, find_logits, iterate_batches, predict_
 from edgeq.core.errors import BuildError, CalibError, EdgeqBug
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
-from edgeq.core.samples import SampleSet
+from edgeq.core.samples import Part, SampleSet
 from edgeq.core.serial import Spec
 from edgeq.graph.integer_forms import codes_name
 from edgeq.graph.view import GraphView
@@ -44,6 +44,21 @@ class TensorAgreement(Spec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartAgreement(Spec):
+    """How well a Q/DQ model agrees with its teacher on the samples of one kind (`edgeq.core.samples.Part`).
+
+    Attributes:
+        kind: of the samples, in words.
+        samples: how many there are.
+        top1_match_ratio: share of them with the same best class, 0..1.
+    """
+
+    kind: str
+    samples: int
+    top1_match_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementResult(Spec):
     """How well a Q/DQ model agrees with its teacher.
 
@@ -53,6 +68,8 @@ class AgreementResult(Spec):
         top1_match_ratio: share of samples with the same best class, 0..1; None if no output looks like logits.
         outputs: one entry a graph output, in order.
         layers: outputs of weighted operators and additions that both models have, in graph order.
+        parts: `top1_match_ratio` by kind of samples, where the set tells kinds apart; else empty. Of dead leaves the
+            teacher itself is unsure, and they outnumber the samples that were made for a class.
     """
 
     target: str
@@ -61,6 +78,7 @@ class AgreementResult(Spec):
     top1_match_ratio: float | None
     outputs: tuple[TensorAgreement, ...]
     layers: tuple[TensorAgreement, ...]
+    parts: tuple[PartAgreement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +121,7 @@ def verify_agreement(
 ) -> AgreementResult:
     """Return how well `qdq_model` agrees with `teacher_model` on `samples`.
 
-    Memory does not depend on the number of samples. Without `has_classes` no output is taken for class scores.
+    Memory depends on the number of samples by one byte each. Without `has_classes` no output is taken for class scores.
 
     Raises:
         CalibError: if the sample set is empty.
@@ -125,27 +143,27 @@ def verify_agreement(
     integers = {name for name, y in first.items() if not np.issubdtype(y.dtype, np.floating)}
     logits = find_logits({name: first[name] for name in view.outputs}) if has_classes else None
     progress.start("verify", len(samples), "samples")
-    matched = done = 0
+    matches: list[NDArray[np.bool_]] = []
     for pick in iterate_batches(len(samples), bytes_per_sample=2 * _size_bytes(first)):
         feed = samples.feed(pick)
         want, got = (model.run(feed) for model in (teacher, student))
         for name, difference in differences.items():
             if name in view.outputs or name not in integers:
                 difference.add(want[name], got[name])
-        size = pick.stop - pick.start
-        done += size
-        if logits is None:
-            progress.advance(size)
-            continue
-        matched += int((predict_classes(want[logits]) == predict_classes(got[logits])).sum())
-        progress.advance(size, top1_match_pct=100 * matched / done)
-    ratio = None if logits is None else matched / done
-    progress.finish(_summary(ratio, [differences[name] for name in view.outputs]))
+        figures = {}
+        if logits is not None:
+            matches.append(predict_classes(want[logits]) == predict_classes(got[logits]))
+            figures["top1_match_pct"] = 100 * float(matches[-1].mean())
+        progress.advance(pick.stop - pick.start, **figures)
+    is_same = np.concatenate(matches) if matches else None
+    parts = () if is_same is None else _by_part(is_same, samples.parts)
+    ratio = None if is_same is None else float(is_same.mean())
+    progress.finish(_summary(ratio, parts, [differences[name] for name in view.outputs]))
     grids = {item.tensor: str(item.grid) for item in plan.quantized(Role.ACTIVATION)}
     return AgreementResult(
         target=plan.target,
         bits=plan.bits,
-        samples=done,
+        samples=len(samples),
         top1_match_ratio=ratio,
         outputs=tuple(_entry(view, differences[name], grids) for name in view.outputs),
         layers=tuple(
@@ -153,6 +171,7 @@ def verify_agreement(
             for name in names[len(view.outputs) :]
             if name not in integers
         ),
+        parts=parts,
     )
 
 
@@ -300,7 +319,25 @@ def _size_bytes(tensors: Mapping[str, Array]) -> int:
     return sum(y.nbytes for y in tensors.values())
 
 
-def _summary(ratio: float | None, outputs: list[Difference]) -> str:
+def _by_part(is_same: NDArray[np.bool_], parts: Sequence[Part]) -> tuple[PartAgreement, ...]:
+    """Return the share of true values of each part of a set; `is_same` [N] is in its order."""
+    ends = np.cumsum([part.samples for part in parts])
+    return tuple(
+        PartAgreement(
+            kind=part.kind,
+            samples=part.samples,
+            top1_match_ratio=float(is_same[end - part.samples : end].mean()),
+        )
+        for part, end in zip(parts, ends, strict=True)
+    )
+
+
+def _summary(
+    ratio: float | None, parts: Sequence[PartAgreement], outputs: Sequence[Difference]
+) -> str:
     worst = min((item.sqnr_db for item in outputs), default=0.0)
-    match = "" if ratio is None else f"top-1 match {100 * ratio:.2f} %, "
+    ratios = [(f" of {part.kind}", part.top1_match_ratio) for part in parts]
+    if ratio is not None and not ratios:
+        ratios = [("", ratio)]
+    match = "".join(f"top-1 match {100 * share:.2f} %{kind}, " for kind, share in ratios)
     return f"{match}outputs at {worst:.1f} dB"

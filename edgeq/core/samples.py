@@ -2,8 +2,8 @@
 
 On disk it is a folder: `samples.npy` (float32, float16 or uint8, in the model's own unit and layout), `input_1.npy` and
 so on for the other inputs of a model that has several, `labels.npy` (int64, absent for outputs that are no classes),
-`history.json` (the losses of the synthesis, absent where nothing was optimised) and `samples.json` (provenance and
-digests). Nothing is pickled.
+`history.json` (the losses of the synthesis, absent where nothing was optimised) and `samples.json` (provenance,
+digests, and which kind of samples lies where). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.core.errors import CalibError
+from edgeq.core.errors import CalibError, EdgeqBug
 from edgeq.core.files import digest_file, read_json, write_json, write_with
 
 SCHEMA = 1
 HISTORY = "history.json"
+
+
+class Part(NamedTuple):
+    """Samples of one kind, which lie together.
+
+    Attributes:
+        kind: in words, as a plural: "optimised samples".
+        samples: how many.
+    """
+
+    kind: str
+    samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +46,8 @@ class SampleSet:
         provenance: recipe, seed, figures, versions: whatever JSON can hold.
         others: of the further inputs, by name; as `samples`.
         history: terms of the loss, one entry an iteration, each the mean over the batches; empty where there was none.
+        parts: kinds of samples, in the order in which they lie, and how many there are of each; empty where all are of
+            one kind, or where nothing is known of it.
     """
 
     input_name: str
@@ -42,6 +56,13 @@ class SampleSet:
     provenance: dict[str, Any]
     others: dict[str, NDArray[Any]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        counted = sum(part.samples for part in self.parts)
+        if self.parts and counted != len(self.samples):
+            msg = f"{counted} samples in the parts of a set of {len(self.samples)}"
+            raise EdgeqBug(msg)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,6 +93,8 @@ class SampleSet:
         }
         if self.others:
             record["others"] = list(self.others)
+        if self.parts:
+            record["parts"] = [part._asdict() for part in self.parts]
         write_json(folder / "samples.json", record)
         return [*names, "samples.json"]
 
@@ -110,6 +133,7 @@ class SampleSet:
             provenance=record["provenance"],
             others=dict(zip(record.get("others", []), arrays.values(), strict=True)),
             history=read_json(folder / HISTORY) if HISTORY in files else [],
+            parts=_read_parts(folder, record.get("parts", []), lengths.pop()),
         )
 
 
@@ -121,6 +145,17 @@ def join_results(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """
     is_batch_of_one = parts[0].ndim > 1 and parts[0].shape[0] == 1
     return np.concatenate(parts) if is_batch_of_one else np.stack(parts)
+
+
+def _read_parts(folder: Path, record: Any, count: int) -> tuple[Part, ...]:
+    """Return the parts that samples.json names; sets of before there were any have none."""
+    try:
+        parts = tuple(Part(kind=str(item["kind"]), samples=int(item["samples"])) for item in record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(folder, "samples.json does not tell its parts") from error
+    if parts and sum(part.samples for part in parts) != count:
+        raise _unusable(folder, "samples.json counts other samples than there are")
+    return parts
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:

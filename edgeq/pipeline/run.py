@@ -20,6 +20,7 @@ from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.ranks import follow, lead
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
+from edgeq.report.words import match_pcts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +45,13 @@ class BuildResult:
         """Return what a user tells a colleague."""
         agreement, codes = self.results["agreement"], self.results["codes"]
         lines = [f"{self.results['bits']} for {self.results['target']}"]
-        if agreement["top1_match_ratio"] is not None:
-            share = 100 * agreement["top1_match_ratio"]
-            lines.append(
-                f"same top class as the teacher on {share:.1f} % of {agreement['samples']} samples"
-            )
+        shares = [
+            f"{pct:.1f} % of {count} {kind or 'samples'}"
+            for kind, count, pct in match_pcts(agreement)
+            if pct is not None
+        ]
+        if shares:
+            lines.append(f"same top class as the teacher on {', and on '.join(shares)}")
         lines += [
             f"output '{o['tensor']}': SQNR {o['sqnr_db']:.1f} dB" for o in agreement["outputs"]
         ]

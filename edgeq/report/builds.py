@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeq.core.errors import InputError
 from edgeq.core.files import read_json
-from edgeq.report.words import Latency, top1_pcts
+from edgeq.report.words import Latency, match_pcts, top1_pcts
 
 LATENCY = "latency.json"
 _WEIGHT_ONLY = "w4a16"
@@ -23,7 +23,7 @@ class BuildRow:
 
     Attributes:
         name: of its folder.
-        match_pct: share of samples with the teacher's top class.
+        match_pct: share of samples with the teacher's top class; of the optimised ones where there are several kinds.
         sqnr_db: of the output that agrees worst.
         latency_ms, float_latency_ms: medians of the quantized and of the float model.
         backend: what the latencies were measured with.
@@ -132,7 +132,6 @@ def _read_device(path: Path) -> Latency | None:
 def _row(name: str, results: Mapping[str, Any], latency: Latency | None) -> BuildRow:
     agreement, recipe = results["agreement"], results["build"]["recipe"]
     before, after = top1_pcts(results)
-    match = agreement["top1_match_ratio"]
     return BuildRow(
         name=name,
         model=str(results["model"]),
@@ -142,7 +141,7 @@ def _row(name: str, results: Mapping[str, Any], latency: Latency | None) -> Buil
         effort=str(recipe["effort"]),
         top1_before_pct=before,
         top1_after_pct=after,
-        match_pct=None if match is None else 100 * match,
+        match_pct=match_pcts(agreement)[0][2],
         sqnr_db=min((float(item["sqnr_db"]) for item in agreement["outputs"]), default=None),
         size_before_kb=results["size_bytes"]["before"] / 1e3,
         size_kb=results["size_bytes"]["after"] / 1e3,

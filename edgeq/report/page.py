@@ -94,6 +94,7 @@ def render_build(page: BuildPage) -> bytes:
         asked=words.say_asked(results, page.card),
         decided=words.say_decided(results, page.plan),
         verdict=words.say_verdict(results),
+        measured_on=words.say_samples(results),
         latency=words.say_latency(page.card.runtime, page.latency),
         layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms, page.macs),
         regions=words.say_regions(results["regions"]),

@@ -65,12 +65,14 @@ def say_verdict(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the key figures: name and value."""
     agreement, size = results["agreement"], results["size_bytes"]
     before, after = top1_pcts(results)
-    match = agreement["top1_match_ratio"]
     worst = min((item["sqnr_db"] for item in agreement["outputs"]), default=None)
     return [
         ("Top-1 before", say_pct(before)),
         ("Top-1 after", say_pct(after)),
-        ("Same top class as the teacher", say_pct(None if match is None else 100 * match)),
+        *(
+            (f"Same top class as the teacher{kind and f', {kind}'}", say_pct(pct))
+            for kind, _, pct in match_pcts(agreement)
+        ),
         ("Output against the teacher", NOT_MEASURED if worst is None else f"{worst:.1f} dB"),
         (
             "Size",
@@ -78,6 +80,27 @@ def say_verdict(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Largest difference in codes, student to ONNX Runtime", str(results["codes"]["largest"])),
     ]
+
+
+def say_samples(results: Mapping[str, Any]) -> str:
+    """Return what the agreement is measured on, in one sentence."""
+    agreement = results["agreement"]
+    made = "given" if "samples" in results["build"] else "synthetic"
+    kinds = [f"{count} {kind}" for kind, count, _ in match_pcts(agreement) if kind]
+    told = f": {', '.join(kinds)}. Dead leaves show no class, so the teacher is unsure of them"
+    return f"The agreement is measured on {agreement['samples']} {made} samples{told if kinds else ''}."
+
+
+def match_pcts(agreement: Mapping[str, Any]) -> list[tuple[str, int, float | None]]:
+    """Return the share of samples with the teacher's top class: kind of samples, how many, per cent.
+
+    The kind is "" where the samples are of one kind, and the share None where the network gives no class scores. Of
+    several kinds the first is the one whose samples were optimised.
+    """
+    ratio, parts = agreement["top1_match_ratio"], agreement.get("parts", ())
+    if parts:
+        return [(x["kind"], int(x["samples"]), 100 * x["top1_match_ratio"]) for x in parts]
+    return [("", int(agreement["samples"]), None if ratio is None else 100 * ratio)]
 
 
 def say_latency(runtime: str, latency: Latency | None) -> list[tuple[str, str]]:

@@ -238,6 +238,8 @@ def test_leaves_follow_the_optimised_samples_with_the_teachers_classes(problem, 
     joined = synthesize(problem, make_spec(leaves_per_sample=0.6), seed=0)
     extra = len(joined) - len(alone)
     assert extra == make_spec().batch * 2
+    assert alone.parts == ()
+    assert joined.parts == (("optimised samples", len(alone)), ("dead leaves", extra))
     assert joined.samples[: len(alone)].tobytes() == alone.samples.tobytes()
     assert not set(map(bytes, joined.samples[len(alone) :])) & set(map(bytes, alone.samples))
     with torch.no_grad():

@@ -14,7 +14,7 @@ RESULTS = {
     "model": "net.onnx",
     "target": "cpu",
     "bits": "w4a8",
-    "agreement": {"top1_match_ratio": None, "outputs": [OUTPUT]},
+    "agreement": {"samples": 8, "top1_match_ratio": None, "outputs": [OUTPUT]},
     "evaluation": {"float": {"top1_pct": 92.5}, "quantized": {"top1_pct": 91.25}},
     "size_bytes": {"before": 4000, "after": 1000},
     "build": {"recipe": RECIPE},

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from edgeq.core.errors import CalibError, InputError
+from edgeq.core.errors import CalibError, EdgeqBug, InputError
 from edgeq.core.files import digest_file
-from edgeq.core.samples import SampleSet
+from edgeq.core.samples import Part, SampleSet
 
 
 def make_set(*, count: int = 6, labels: bool = True) -> SampleSet:
@@ -45,6 +45,36 @@ def test_a_set_of_several_inputs_comes_back_with_all_of_them(tmp_path):
         picked = found.feed(np.array([2, 3]))[name]
         assert picked.dtype == wanted.dtype
         np.testing.assert_array_equal(picked, wanted)
+
+
+PARTS = (Part("optimised samples", 2), Part("dead leaves", 4))
+
+
+def test_kinds_of_samples_come_back_in_their_order(tmp_path):
+    dataclasses.replace(make_set(), parts=PARTS).save(tmp_path)
+    assert SampleSet.load(tmp_path).parts == PARTS
+
+
+def test_a_set_from_before_there_were_kinds_has_none(folder):
+    assert "parts" not in json.loads((folder / "samples.json").read_text())
+    assert SampleSet.load(folder).parts == ()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[{"kind": "a", "samples": 5}], [{"kind": "a"}], ["a"], 3, [{"kind": "a", "samples": None}]],
+    ids=["too-few", "no-count", "a-word", "a-number", "none"],
+)
+def test_kinds_that_do_not_fit_the_samples_are_refused(folder, parts):
+    path = folder / "samples.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parts": parts}))
+    with pytest.raises(CalibError, match=r"parts|counts"):
+        SampleSet.load(folder)
+
+
+def test_a_set_is_never_made_with_other_counts_than_it_has():
+    with pytest.raises(EdgeqBug, match="6 samples in the parts of a set of 5"):
+        dataclasses.replace(make_set(count=5), parts=PARTS)
 
 
 @pytest.mark.parametrize("change", ["missing", "changed", "shorter"])

@@ -17,6 +17,7 @@ from deploy.verify import (
 )
 from edgeq.core.errors import BuildError, CalibError, EdgeqBug, NumericsError
 from edgeq.core.numerics import quantize, sqnr_db
+from edgeq.core.samples import Part
 
 
 class Listener:
@@ -44,6 +45,29 @@ def test_agreement_has_the_figures_of_the_whole_set(teacher, qdq, samples, plan,
     assert result.samples == 20
     for item in (*result.outputs, *result.layers):
         assert item.sqnr_db == pytest.approx(sqnr_db(want[item.tensor], got[item.tensor]), abs=1e-3)
+
+
+def test_kinds_of_samples_are_told_apart_in_their_order(teacher, qdq, samples, plan, monkeypatch):
+    monkeypatch.setattr(
+        "deploy.onnxrt.MAX_BATCH", 6
+    )  # a batch holds the end of one kind and the start of the next
+    parts = (Part("optimised samples", 8), Part("dead leaves", 12))
+    listener = Listener()
+    result = verify_agreement(
+        *(teacher, qdq, dataclasses.replace(samples, parts=parts)), plan=plan, progress=listener
+    )
+    want, got = (
+        run_onnx(model, {"x": samples.samples}, outputs=["s"])["logits"] for model in (teacher, qdq)
+    )
+    same = want.argmax(1) == got.argmax(1)
+    found = [(item.kind, item.samples, item.top1_match_ratio) for item in result.parts]
+    assert found == [
+        ("optimised samples", 8, same[:8].mean()),
+        ("dead leaves", 12, same[8:].mean()),
+    ]
+    assert result.top1_match_ratio == same.mean()
+    assert f"top-1 match {100 * same[:8].mean():.2f} % of optimised samples" in listener.summary
+    assert AgreementResult.from_dict(result.to_dict()) == result
 
 
 def test_layers_are_the_weighted_operators_and_additions_in_graph_order(
@@ -82,6 +106,9 @@ def test_no_top1_is_claimed_where_no_output_is_logits(teacher, qdq, samples, pla
         model.graph.output[0].type.tensor_type.ClearField("shape")
     result = verify_agreement(teacher, qdq, samples, plan=plan)
     assert result.top1_match_ratio is None
+    parts = (Part("optimised samples", 8), Part("dead leaves", 12))
+    told = verify_agreement(teacher, qdq, dataclasses.replace(samples, parts=parts), plan=plan)
+    assert told.parts == ()
 
 
 def test_the_result_survives_json(teacher, qdq, samples, plan):

@@ -19,6 +19,15 @@ def test_a_build_is_read_from_its_folder(tmp_path, results):
     assert row.top1_before_pct is row.top1_after_pct is row.latency_ms is row.backend is None
 
 
+def test_builds_are_compared_by_their_optimised_samples(tmp_path, results):
+    results["agreement"]["parts"] = [
+        {"kind": "optimised samples", "samples": 4, "top1_match_ratio": 1.0},
+        {"kind": "dead leaves", "samples": 12, "top1_match_ratio": 0.5},
+    ]
+    write_json(tmp_path / "results.json", results)
+    assert read_build(tmp_path).match_pct == 100
+
+
 def test_a_measurement_beside_the_results_is_read_too(tmp_path, results):
     write_json(tmp_path / "results.json", results)
     write_json(tmp_path / "latency.json", MEASURED)

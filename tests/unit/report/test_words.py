@@ -8,6 +8,7 @@ from edgeq.report.words import (
     say_asked,
     say_decided,
     say_latency,
+    say_samples,
     say_verdict,
 )
 
@@ -44,6 +45,30 @@ def test_what_was_not_measured_says_so(results):
     assert told["Same top class as the teacher"] == "93.75 %"
     results["agreement"]["top1_match_ratio"] = None
     assert dict(say_verdict(results))["Same top class as the teacher"] == NOT_MEASURED
+
+
+PARTS = [
+    {"kind": "optimised samples", "samples": 4, "top1_match_ratio": 1.0},
+    {"kind": "dead leaves", "samples": 12, "top1_match_ratio": 0.5},
+]
+
+
+def test_the_match_of_each_kind_of_samples_has_a_row_of_its_own(results):
+    results["agreement"]["parts"] = PARTS
+    told = dict(say_verdict(results))
+    assert told["Same top class as the teacher, optimised samples"] == "100.00 %"
+    assert told["Same top class as the teacher, dead leaves"] == "50.00 %"
+    assert "Same top class as the teacher" not in told
+    results["agreement"]["parts"] = []  # of one kind
+    assert dict(say_verdict(results))["Same top class as the teacher"] == "93.75 %"
+
+
+def test_the_samples_that_the_agreement_is_measured_on_are_named(results):
+    assert say_samples(results) == "The agreement is measured on 16 synthetic samples."
+    results["agreement"]["parts"] = PARTS
+    results["build"]["samples"] = "5" * 64
+    told = "measured on 16 given samples: 4 optimised samples, 12 dead leaves. Dead leaves show no"
+    assert told in say_samples(results)
 
 
 def test_accuracy_is_told_before_and_after(results):
