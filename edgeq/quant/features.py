@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,19 @@ from torch import Tensor, fx
 class Features:
     """The values of one tensor, [N, ...], in a memory-mapped file of float32.
 
-    They come back in the type, and on the device, that they had.
+    They come back in the type, and on the device, that they had. The file lies in the folder for temporary files and
+    has no name there: its room is given back with the object, and when a process ends, however that ends.
     """
 
-    def __init__(self, path: Path, batches: Iterable[Tensor], count: int) -> None:
-        """Write the values of `count` samples, which come batch by batch, to `path`."""
-        self._path = path
+    def __init__(self, batches: Iterable[Tensor], count: int) -> None:
+        """Write the values of `count` samples, which come batch by batch."""
         file: NDArray[np.float32] | None = None
         done = 0
         for batch in batches:
             if file is None:
                 shape = (count, *batch.shape[1:])
-                file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+                with tempfile.TemporaryFile() as nameless:  # the mapping keeps it
+                    file = np.memmap(nameless, np.float32, mode="w+", shape=shape)
             file[done : done + len(batch)] = batch.detach().float().cpu().numpy()
             self._dtype, self._device = batch.dtype, batch.device
             done += len(batch)
@@ -46,28 +47,21 @@ class Features:
             rows = np.array(self._file[start : start + size])
             yield torch.from_numpy(rows).to(self._device, self._dtype)
 
-    def discard(self) -> None:
-        """Delete the file."""
-        self._path.unlink()
-
 
 class FeatureStore:
-    """Makes `Features` in a folder.
+    """Makes `Features`.
 
     Args:
-        folder: for the files; the caller deletes it.
         batch: samples that are computed together.
     """
 
-    def __init__(self, folder: Path, batch: int) -> None:
-        self._folder = folder
+    def __init__(self, batch: int) -> None:
         self._batch = batch
-        self._made = 0
 
     def put(self, x: Tensor) -> Features:
         """Return `x` [N, ...] as features, float32."""
         batches = (rows.float() for rows in torch.split(x, self._batch))
-        return Features(self._next(), batches, len(x))
+        return Features(batches, len(x))
 
     def run(self, module: fx.GraphModule, inputs: Sequence[Features]) -> Features:
         """Return the first output of `module` for all samples of `inputs`."""
@@ -78,8 +72,4 @@ class FeatureStore:
                     result: Any = module(*rows)
                     yield result[0]
 
-        return Features(self._next(), outputs(), len(inputs[0]))
-
-    def _next(self) -> Path:
-        self._made += 1
-        return self._folder / f"{self._made}.npy"
+        return Features(outputs(), len(inputs[0]))

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx
@@ -155,21 +153,17 @@ class _Engine:
     def fit(self, units: Sequence[Unit], x: Sequence[Tensor], *, second: bool = False) -> None:
         """Fit every unit on what those before it give; `second` learns scales of activations on the teacher's inputs.
 
-        Features lie on disk, those of one anchor and one unit at a time.
+        Features lie on disk, those of one anchor and one unit at a time: a file goes with the last reference to it.
         """
-        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-            store = FeatureStore(Path(folder), self._spec.batch)
-            anchor = units[0].anchor if units else ()
-            clean = [store.put(item) for item in x]
-            noisy = [store.put(item) for item in x]
-            for unit in units:
-                if unit.anchor != anchor:
-                    moved = self._run(store, anchor, unit.anchor, (clean, noisy))
-                    for item in (*clean, *noisy):
-                        item.discard()
-                    (clean, noisy), anchor = moved, unit.anchor
-                with self._cached(store, unit, clean, noisy) as data:
-                    self._fit_unit(unit, data, second=second)
+        store = FeatureStore(self._spec.batch)
+        anchor = units[0].anchor if units else ()
+        clean = [store.put(item) for item in x]
+        noisy = [store.put(item) for item in x]
+        for unit in units:
+            if unit.anchor != anchor:
+                clean, noisy = self._run(store, anchor, unit.anchor, (clean, noisy))
+                anchor = unit.anchor
+            self._fit_unit(unit, self._data(store, unit, clean, noisy), second=second)
 
     def _run(
         self,
@@ -185,18 +179,13 @@ class _Engine:
         )
         return clean, noisy
 
-    @contextmanager
-    def _cached(
+    def _data(
         self, store: FeatureStore, unit: Unit, clean: list[Features], noisy: list[Features]
-    ) -> Iterator[_Data]:
+    ) -> _Data:
         target = store.run(cone(self._modules[0], unit.anchor, (unit.output,)), clean)
-        made = []
         if unit.inputs != unit.anchor:
             clean, noisy = self._run(store, unit.anchor, unit.inputs, (clean, noisy))
-            made = [*clean, *noisy]
-        yield _Data(clean, noisy, target)
-        for item in (target, *made):
-            item.discard()
+        return _Data(clean, noisy, target)
 
     def _fit_unit(self, unit: Unit, data: _Data, *, second: bool) -> None:
         spec = self._spec

@@ -1,0 +1,38 @@
+"""Features come back as they went in, and their files have no name that a killed run could leave behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeq.quant.features import FeatureStore
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_values_come_back_batch_by_batch_and_row_by_row():
+    x = torch.randn(7, 3, 2)
+    found = FeatureStore(batch=3).put(x)
+    assert len(found) == 7
+    assert torch.equal(torch.cat(list(found.batches(2))), x)
+    index = torch.tensor([6, 0, 6])
+    assert torch.equal(found.pick(index), x[index])
+
+
+def test_a_picked_row_is_a_copy():
+    found = FeatureStore(batch=4).put(torch.zeros(4, 2))
+    found.pick(torch.tensor([1])).add_(1)
+    assert torch.cat(list(found.batches(4))).abs().max() == 0
+
+
+def test_nothing_lies_in_the_folder_for_temporary_files_while_features_are_in_use(folder):
+    found = FeatureStore(batch=2).put(torch.ones(5, 4))
+    assert list(folder.iterdir()) == []
+    assert found.pick(torch.arange(5)).sum() == 20
