@@ -1,9 +1,9 @@
 """The output folder of a build: which stages are finished, so that a killed run goes on where it stopped.
 
 `manifest.json` names the build (model, target, figures, versions) and, for each finished stage, the digest of what
-went in and of every file that came out. A stage whose digest and files are all there is not run again. The manifest
-is written first without stages, which marks the folder as the build's, and again after the files of each stage, so
-it never claims what is not on disk.
+went in (the code among it) and of every file that came out. A stage whose digest and files are all there is not run
+again. The manifest is written first without stages, which marks the folder as the build's, and again after the files
+of each stage, so it never claims what is not on disk.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file, read_json, write_json
 from edgeq.core.progress import Progress
 from edgeq.core.serial import digest_of
+from edgeq.pipeline.sources import digest_sources
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -104,6 +105,7 @@ class Workspace:
             {
                 "stage": stage.name,
                 "build": self._identity,
+                "code": digest_sources(),
                 "inputs": stage.inputs,
                 "upstream": upstream,
             }

@@ -104,6 +104,15 @@ def test_a_stage_runs_again_for_other_inputs(tmp_path: Path) -> None:
     assert ran == ["a", "a"]
 
 
+def test_a_stage_that_other_code_finished_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "out")
+    monkeypatch.setattr("edgeq.pipeline.workspace.digest_sources", lambda: "other")
+    assert run(tmp_path / "out") == ["a", "b", "c"]
+    assert run(tmp_path / "out") == []
+
+
 def test_nothing_is_changed_before_the_folder_is_claimed(tmp_path: Path) -> None:
     Workspace(tmp_path / "new", BUILD, overwrite=False)
     run(tmp_path / "old")
