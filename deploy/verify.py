@@ -20,7 +20,7 @@ from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import Part, SampleSet
 from edgeq.core.serial import Spec
-from edgeq.graph.integer_forms import codes_name
+from edgeq.graph.codes import codes_name
 from edgeq.graph.view import GraphView
 
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
@@ -180,7 +180,8 @@ def read_codes(
 ) -> dict[str, NDArray[np.int16]]:
     """Return the codes that the model's QuantizeLinear nodes give every quantized activation, by tensor name.
 
-    Codes in a container with a zero point are given without it: those of the plan's grids.
+    Codes in a container with a zero point are given without it: those of the plan's grids. A tensor that a form for
+    the target's kernels has passed over (`edgeq/graph/move_by_conv.py`) has none.
 
     Args:
         qdq_model: the model that ships.
@@ -201,14 +202,19 @@ def read_codes(
 
 
 def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:
-    """Return the INT8 tensor of every quantized activation, by the activation's name.
+    """Return the INT8 tensor of every quantized activation that the model has, by the activation's name.
 
     Raises:
         EdgeqBug: if an activation of the plan has no QuantizeLinear in the model.
     """
     view = GraphView(qdq_model)
     planned = [item.tensor for item in plan.quantized(Role.ACTIVATION)]
-    return {name: _quantizer_output(view, name, set(planned)) for name in planned}
+    known = view.names()
+    return {
+        name: _quantizer_output(view, name, set(planned))
+        for name in planned
+        if name in known or codes_name(name) in known
+    }
 
 
 def compare_codes(

@@ -16,8 +16,9 @@ from edgeq.core.numerics import accumulator_scale, bias_codes, dequantize
 from edgeq.core.plan import Decision, DerivedRange, Grid, QuantPlan, Role, SharedRange, Site
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import GraphFlavour, TargetCard
+from edgeq.graph.codes import codes_name
 from edgeq.graph.fit_target import fit_target
-from edgeq.graph.integer_forms import codes_name, fit_kernels
+from edgeq.graph.integer_forms import fit_kernels
 from edgeq.graph.passes import PassResult
 from edgeq.graph.unread import names_read, remove_unread
 from edgeq.graph.view import GraphView, node_id, unique_name

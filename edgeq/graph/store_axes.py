@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgeq.graph.fold_shapes import Values, evaluate_small, fold_shapes, infer_for_any_batch
 from edgeq.graph.structure import names_read_inside
+from edgeq.graph.unread import remove_dead
 from edgeq.graph.view import GraphView, unique_name
 
 
@@ -57,22 +58,5 @@ def _write(model: onnx.ModelProto, view: GraphView, values: Values) -> onnx.Mode
         copy.CopyFrom(node)
         if node.op_type.startswith("Reduce") and len(node.input) > 1 and node.input[1] in names:
             copy.input[1] = names[node.input[1]]
-    _remove_dead(result.graph, set(values))
+    remove_dead(result.graph, set(values))
     return result
-
-
-def _remove_dead(graph: onnx.GraphProto, candidates: set[str]) -> None:
-    """Remove the nodes that make `candidates`, and those that only these read."""
-    waiting = candidates
-    while waiting:
-        inside = names_read_inside(graph)
-        read = {name for node in graph.node for name in node.input} | inside
-        read |= {item.name for item in graph.output}
-        dead = [
-            node
-            for node in graph.node
-            if waiting & set(node.output) and not read & set(node.output)
-        ]
-        waiting = {name for node in dead for name in node.input}
-        for node in dead:
-            graph.node.remove(node)

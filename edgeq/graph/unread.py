@@ -44,3 +44,29 @@ def remove_unread(graph: onnx.GraphProto, candidates: Iterable[str]) -> list[str
             if unread.intersection(graph.node[index].output):
                 del graph.node[index]
     return gone
+
+
+def remove_dead(graph: onnx.GraphProto, candidates: set[str]) -> set[str]:
+    """Remove the nodes that make `candidates` and that nothing reads any more, then those that only these read.
+
+    Args:
+        graph: changed in place.
+        candidates: outputs of nodes.
+
+    Returns:
+        What the removed nodes read.
+    """
+    gone: set[str] = set()
+    waiting = candidates
+    while waiting:
+        read = names_read(graph)
+        dead = [
+            node
+            for node in graph.node
+            if waiting & set(node.output) and not read & set(node.output)
+        ]
+        waiting = {name for node in dead for name in node.input}
+        gone |= waiting
+        for node in dead:
+            graph.node.remove(node)
+    return gone

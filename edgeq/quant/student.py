@@ -158,6 +158,7 @@ class Student:
             inputs: one a graph input.
             given: codes that each quantizer passes on in place of its own, by tensor. Each tensor is then judged by
                 itself: without them a tie of rounding, which two programs decide differently, moves every later tensor.
+                A tensor that they lack passes its own on.
         """
         reader = _CodeReader(self, given)
         with torch.no_grad():
@@ -234,7 +235,7 @@ class _CodeReader(fx.Interpreter):
         (value,) = self.fetch_args_kwargs_from_env(n)[0]
         codes = quantizer.codes(value)
         self.codes[tensor] = codes.numpy().astype(np.int16)
-        if self._given is not None:
+        if self._given is not None and tensor in self._given:
             codes = torch.from_numpy(self._given[tensor]).float()
         return codes * quantizer.scale()
 

@@ -39,9 +39,31 @@ NET = """g (float[N,3,8,8] x) => (float[N,16] y)
 }"""
 
 
+SHORTCUT = """g (float[N,3,8,8] x) => (float[N,32,4,4] y)
+<float[16,3,3,3] w0, float[32,16,3,3] w1, int64[8] pads = {0,8,0,0,0,8,0,0}, int64[2] starts = {0,0},
+ int64[2] ends = {9223372036854775807,9223372036854775807}, int64[2] axes = {2,3}, int64[2] steps = {2,2}>
+{
+  c0 = Conv<pads=[1,1,1,1]>(x, w0)
+  r0 = Relu(c0)
+  c1 = Conv<pads=[1,1,1,1], strides=[2,2]>(r0, w1)
+  half = Slice(r0, starts, ends, axes, steps)
+  wide = Pad(half, pads)
+  s = Add(c1, wide)
+  y = Relu(s)
+}"""
+
+
 @pytest.fixture
 def model(parse_graph) -> onnx.ModelProto:
-    graph = parse_graph(NET)
+    return with_weights(parse_graph(NET))
+
+
+@pytest.fixture
+def shortcut(parse_graph) -> onnx.ModelProto:
+    return with_weights(parse_graph(SHORTCUT))
+
+
+def with_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     for item in graph.graph.initializer:
         if item.data_type == onnx.TensorProto.FLOAT:
@@ -147,6 +169,21 @@ def test_the_forms_change_no_code_and_no_output(model, x, monkeypatch, bits):
     np.testing.assert_array_equal(run(written, x), run(plain, x))
     for name, codes in read_codes(plain, plan, {"x": x}).items():
         np.testing.assert_array_equal(read_codes(written, plan, {"x": x})[name], codes)
+
+
+def test_a_shortcut_without_weights_becomes_a_convolution_that_changes_no_code(
+    shortcut, x, monkeypatch
+):
+    plan, written = make_plan(shortcut), write(shortcut)
+    monkeypatch.setattr("edgeq.graph.insert_qdq.fit_kernels", lambda _: None)
+    plain = write(shortcut)
+    assert GraphView(written).producer("wide/q/moved").op_type == "Conv"
+    np.testing.assert_array_equal(run(written, x), run(plain, x))
+    want, got = (read_codes(item, plan, {"x": x}) for item in (plain, written))
+    assert want.keys() - got.keys() == {"half"}  # the form has passed it over
+    for name, codes in got.items():
+        np.testing.assert_array_equal(codes, want[name])
+    assert lint(written, CPU) == ()
 
 
 def test_codes_are_read_without_the_zero_point_of_their_container(model, x):

@@ -266,6 +266,14 @@ def test_given_codes_are_passed_on_and_each_tensor_is_judged_by_itself(case, stu
     assert unequal == {"r1"}
 
 
+def test_a_tensor_without_given_codes_passes_its_own_on(case, student):
+    own = student.activation_codes(case.x)
+    kept = {name: codes for name, codes in own.items() if name != "r0"}
+    again = student.activation_codes(case.x, given=kept)
+    for name, codes in own.items():
+        np.testing.assert_array_equal(again[name], codes)
+
+
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3"])
 def test_onnx_runtime_computes_what_the_trained_student_computes(
     make_case, make_problem, make_spec, bits
