@@ -28,28 +28,41 @@ class _Round(torch.autograd.Function):
         s dL/ds = sum(grad x_hat) - sum(inside grad x).
     Where a value is let through (`chosen` is 0) x_hat is x, and it counts as inside: its two terms cancel. 0 lies on
     every grid, and stands for such values when it is asked what is inside.
+
+    s dL/ds is the gradient by log s, and goes there where `log_scale` is given; else dL/ds goes to `scale`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, chosen: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        log_scale: Tensor | None,
+        scale: Tensor,
+        low: int,
+        high: int,
+        chosen: Tensor | None,
     ) -> Tensor:
         made = (x / scale).round_().clamp_(low, high).mul_(scale)
         if chosen is not None:
-            made = torch.lerp(x, made, chosen)
+            made = torch.lerp(x, made, chosen, out=made)
         ctx.save_for_backward(x, made, scale, chosen)
         ctx.limits = (low - 0.5, high + 0.5)
         return made
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
         (grad,) = grads
         x, made, scale, chosen = ctx.saved_tensors
         by_x = _inside(grad, x if chosen is None else x * chosen, scale, *ctx.limits)
-        if not ctx.needs_input_grad[1]:
-            return by_x, None, None, None, None
-        by_scale = _inner(grad, made, scale) - _inner(by_x, x, scale)
-        return by_x, by_scale / scale, None, None, None
+        _, wants_log, wants_scale, *_ = ctx.needs_input_grad
+        if not wants_log and not wants_scale:
+            return by_x, None, None, None, None, None
+        by_log = _inner(grad, made, scale) - _inner(by_x, x, scale)
+        if wants_scale:
+            return by_x, None, by_log / scale, None, None, None
+        return by_x, by_log.flatten() if by_log.ndim else by_log, None, None, None, None
 
 
 def _inside(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
@@ -113,7 +126,12 @@ class FakeQuantizer(nn.Module):
         if not self.enabled:
             return x
         apply: Callable[..., Tensor] = _Round.apply
-        return apply(x, self._broadcast(), self.grid.low, self.grid.high, chosen)
+        low, high = self.grid.low, self.grid.high
+        if self._largest is not None:
+            return apply(x, None, self._broadcast(), low, high, chosen)
+        with torch.no_grad():
+            scale = self._broadcast()
+        return apply(x, self.log_scale, scale, low, high, chosen)
 
     def _broadcast(self) -> Tensor:
         scale = self.scale()

@@ -236,9 +236,11 @@ class _Engine:
         x = [mix(a, b, prefix, self._drops) for a, b in zip(noisy, clean, strict=True)]
         if suffix is not None:  # the prediction is that of the quantized prefix alone
             x = [torch.cat(pair) for pair in zip(x, noisy, strict=True)]
-        (made,) = part(*x)
+        made = predicted = part(*x)[0]
+        if suffix is not None:
+            made, predicted = made.chunk(2)
         power = SECOND_POWER if second else 2.0
-        terms = {"reconstruction": (1.0, channel_error(made[: spec.batch], wanted, power))}
+        terms = {"reconstruction": (1.0, channel_error(made, wanted, power))}
         beta = beta_at(share, start=spec.beta_start, end=spec.beta_end, warmup=spec.warmup)
         if fitting.soft and beta is not None:
             parts = [soft.regulariser(beta) for soft in fitting.soft.values()]
@@ -246,7 +248,7 @@ class _Engine:
         if suffix is not None:
             difference = prediction_difference(
                 suffix,
-                made[spec.batch :],
+                predicted,
                 wanted,
                 temperature=spec.temperature,
                 has_classes=self._problem.samples.labels is not None,

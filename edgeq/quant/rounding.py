@@ -7,7 +7,8 @@ learned, h lies between 0 and 1; afterwards h >= 0.5 rounds up (`SoftRounding.co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,29 @@ def inverse_rectified_sigmoid(share: Tensor) -> Tensor:
 
 
 def rounding_regulariser(h: Tensor, beta: float) -> Tensor:
-    """Return the sum over all weights of 1 - |2 h - 1|^beta, which is 0 where every h is 0 or 1.
+    """Return the sum over all weights of 1 - |2 h - 1|^beta, beta > 1, which is 0 where every h is 0 or 1.
 
     Source: AdaRound, its second term.
     """
-    return (1 - (2 * h - 1).abs().pow(beta)).sum()
+    apply: Callable[..., Tensor] = _Regulariser.apply
+    return apply(h, beta)
+
+
+class _Regulariser(torch.autograd.Function):
+    """See `rounding_regulariser`. The one power that is taken, |2 h - 1|^(beta - 1), gives value and gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, beta: float) -> Tensor:
+        x = torch.mul(h, 2).sub_(1)
+        slope = x.abs().pow_(beta - 1).copysign_(x)
+        ctx.save_for_backward(slope)
+        ctx.beta = beta
+        return torch.addcmul(x.new_ones(()), x, slope, value=-1).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * (grads[0] * (-2 * ctx.beta)), None
 
 
 def beta_at(share: float, *, start: float, end: float, warmup: float) -> float | None:
@@ -48,6 +67,37 @@ def beta_at(share: float, *, start: float, end: float, warmup: float) -> float |
     if share < warmup:
         return None
     return end + (start - end) * max(0.0, 1 - (share - warmup) / (1 - warmup))
+
+
+class _Soften(torch.autograd.Function):
+    """s clamp(B + h(V), low, high), and h(V): one node of the graph in the place of ten.
+
+    `free` is 1 where B and B + 1 are both on the grid, else 0: there the code stays, whatever V is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, v: Tensor, scale: Tensor, base: Tensor, free: Tensor, low: int, high: int
+    ) -> tuple[Tensor, Tensor]:
+        share = v.sigmoid()
+        stretched = torch.mul(share, ZETA - GAMMA).add_(GAMMA)
+        up = stretched.clamp(0, 1)
+        codes = (base + up).clamp_(low, high)
+        ctx.save_for_backward(share, stretched, codes, scale, free)
+        return codes * scale, up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        by_weight, by_up = grads
+        share, stretched, codes, scale, free = ctx.saved_tensors
+        by_scale = None
+        if ctx.needs_input_grad[1]:
+            by_scale = (by_weight * codes).sum_to_size(scale.shape)
+        by_up = torch.addcmul(by_up, by_weight * scale, free)
+        # The limits themselves count as inside: where a weight is 0, h starts there.
+        by_up = torch.ops.aten.hardtanh_backward(by_up, stretched, -1e-12, 1 + 2**-23)
+        by_v = torch.ops.aten.sigmoid_backward(by_up, share).mul_(ZETA - GAMMA)
+        return by_v, by_scale, None, None, None, None
 
 
 class SoftRounding(nn.Module):
@@ -69,12 +119,16 @@ class SoftRounding(nn.Module):
         with torch.no_grad():
             steps = weight / self._scale()
             self._base = steps.floor()
+            grid = quantizer.grid
+            self._free = ((self._base >= grid.low) & (self._base < grid.high)).to(weight)
             self.v = nn.Parameter(inverse_rectified_sigmoid(steps - self._base))
 
     def forward(self, _: Tensor) -> Tensor:
         """Return the softly rounded weight."""
-        self._up = rectified_sigmoid(self.v)
-        return self._on_grid(self._up) * self._scale()
+        grid = self._quantizer.grid
+        apply: Callable[..., tuple[Tensor, Tensor]] = _Soften.apply
+        weight, self._up = apply(self.v, self._scale(), self._base, self._free, grid.low, grid.high)
+        return weight
 
     def regulariser(self, beta: float) -> Tensor:
         """Return `rounding_regulariser` of its weights, as they were in the last forward pass."""
@@ -135,14 +189,18 @@ def mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator)
 def draw(shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
     """Return a tensor, float32, that is 1 with a probability of `share`, to the nearest 2^-16, and else 0.
 
-    Of each number that is drawn four values are made, or eight where 2^-8 is fine enough; the comparison writes what it
-    finds as floats.
+    Of each number that is drawn four values are made, eight where 2^-8 is fine enough, and 64 for a half: its bits.
     """
     bits, kind = (8, torch.int8) if (share * 2**8).is_integer() else (16, torch.int16)
+    bits = 1 if share == 0.5 else bits
     count, device = math.prod(shape), generator.device
     numbers = torch.empty(-(-count * bits // 64), dtype=torch.int64, device=device)
-    numbers.random_(-(2**63), None, generator=generator)
-    parts = numbers.view(kind)[:count].view(tuple(shape))
+    parts = numbers.random_(-(2**63), None, generator=generator).view(kind)
+    if bits == 1:
+        places = torch.arange(8, dtype=kind, device=device)
+        ones = (parts >> places[:, None]).bitwise_and_(1)
+        return ones.view(-1)[:count].view(tuple(shape)).float()
+    parts = parts[:count].view(tuple(shape))
     half = 2 ** (bits - 1)
     limit = min(round(share * 2**bits) - half, half - 1)
     return torch.lt(parts, limit, out=torch.empty(tuple(shape), device=device))

@@ -83,6 +83,18 @@ def test_at_both_ends_of_the_grid_the_scale_has_no_gradient_and_the_input_has():
     assert float(quantizer.log_scale.grad) == 0
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+def test_a_limit_that_is_out_of_reach_changes_no_gradient(axis):
+    grid = Grid(bits=4, axis=axis)
+    scale = torch.tensor(0.25) if axis is None else torch.tensor([0.25, 0.125])
+    x, grad = torch.randn(2, 2, 50, generator=torch.Generator().manual_seed(0))
+    found = []
+    for limit in (None, 100.0):
+        quantizer = FakeQuantizer(grid, scale, ndim=2, limit=limit)
+        found.append((run(quantizer, x.clone(), grad), quantizer.log_scale.grad))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_channels_scale_gets_its_own_gradient(axis, channels):

@@ -69,6 +69,29 @@ def test_the_gradient_of_the_scale_is_the_whole_code():
     torch.testing.assert_close(quantizer.log_scale.grad, expected)
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("weighs", [0.0, 0.1])
+def test_the_gradients_are_those_of_the_equations(axis, weighs):
+    """Weights of 0, and below, on and above both ends of the grid, are among them."""
+    scale = torch.tensor(0.1) if axis is None else torch.tensor([0.1, 0.2, 0.05])
+    quantizer = FakeQuantizer(Grid(bits=4, narrow=True, axis=axis), scale, ndim=2)
+    weight = torch.cat([make()[1], torch.tensor([[-2.0, 0.0, 2.0, 0.7, -0.7]]).expand(3, 5)], 1)
+    grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    soft = SoftRounding(quantizer, weight)
+    torch.autograd.backward((soft(weight) * grad).sum() + weighs * soft.regulariser(7.3))
+    v, log_scale = (p.detach().clone().requires_grad_(True) for p in (soft.v, quantizer.log_scale))
+    shaped = log_scale.exp() if axis is None else log_scale.exp()[:, None]
+    first = scale if axis is None else scale[:, None]
+    h = rectified_sigmoid(v)
+    written = shaped * ((weight / first.log().exp()).floor() + h).clamp(GRID.low, GRID.high)
+    pull = (1 - (2 * h - 1).abs().pow(7.3)).sum()
+    torch.autograd.backward((written * grad).sum() + weighs * pull)
+    torch.testing.assert_close(soft(weight), written)
+    torch.testing.assert_close(soft.regulariser(7.3), pull)
+    torch.testing.assert_close(soft.v.grad, v.grad)
+    torch.testing.assert_close(quantizer.log_scale.grad, log_scale.grad)
+
+
 def test_the_regulariser_at_two_is_that_of_the_equation():
     h = torch.tensor([0.0, 0.25, 0.5, 1.0])
     assert float(rounding_regulariser(h, 2.0)) == pytest.approx(0.75 + 1.0)
@@ -107,7 +130,7 @@ def test_half_of_the_values_are_mixed_in():
     assert float(found.mean()) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.75])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
 def test_values_are_drawn_with_their_share_whatever_their_number(share):
     generator = torch.Generator().manual_seed(0)
     found = draw((7, 11, 101), share, generator)
@@ -116,6 +139,14 @@ def test_values_are_drawn_with_their_share_whatever_their_number(share):
     again = draw((7, 11, 101), share, generator)
     both = float((found * again).mean())
     assert both == pytest.approx(share**2, abs=0.02)
+
+
+def test_halves_are_drawn_without_a_pattern():
+    """Values 6,400 apart are neighbouring bits of one byte."""
+    found = draw((8, 64 * 100), 0.5, torch.Generator().manual_seed(0)).flatten()
+    for distance in (1, 8, 64, 6400):
+        same = (found[distance:] == found[:-distance]).float().mean()
+        assert float(same) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("axis", [None, 0])
