@@ -1,23 +1,21 @@
 """Copies a bundle to a board, runs it there, brings the report back. Main entry: `deploy_bundle`.
 
-A cut does no harm: a file that is right on the board (by its SHA-256, asked of the board) is not sent again, a
-half-sent one is continued under its temporary name, and build.sh uses an engine that is whole.
+A cut does no harm: what was sent stays (`deploy.remote_folder`), and build.sh uses an engine that is whole.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import posixpath
-import re
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.board.run import REPORT
-from deploy.sealed import RESULTS, SUMS, verify_bundle
+from deploy.remote_folder import clean, hold, size_of, upload
+from deploy.sealed import SUMS, verify_bundle
 from deploy.ssh import Access, Board, connect, faults, lost_connection
 from edgeq.core import errors
 from edgeq.core.errors import BuildError, DeviceError, EdgeqError, GateFailed, InputError
@@ -25,9 +23,8 @@ from edgeq.core.files import digest_file, write_bytes
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.serial import Spec
 
-_TEMPORARY = re.compile(r"\..+\.part")  # of this module, and of core.files in a run that was killed
-_log = logging.getLogger(__name__)
-_CHUNK = 1 << 18
+# What asks TensorRT on the board, and what it writes.
+CHECK, CHECKED = "device_check.sh", "device_check.json"
 _LARGEST_REPORT = 64 << 20
 Say = Callable[[str], None]
 
@@ -65,6 +62,7 @@ def deploy_bundle(
     folder: str | None = None,
     words: Sequence[str] = (),
     is_clean: bool = False,
+    is_checked: bool = True,
     say: Say,
     progress: Progress | None = None,
 ) -> DeployResult:
@@ -77,12 +75,13 @@ def deploy_bundle(
         folder: on the board; named after the bundle's seal in the home folder if not given.
         words: for build.sh.
         is_clean: leave nothing on the board, however the run ends.
+        is_checked: ask TensorRT there the questions of the bundle first, once, and stop if the board cannot answer.
         say: takes each line that the board prints, as it comes.
         progress: who hears of the upload.
 
     Raises:
         InputError: if the bundle was changed.
-        DeviceError: if the board cannot be reached or used, or the connection is lost.
+        DeviceError: if the board cannot be reached or used, another run holds the folder, or the connection is lost.
         EdgeqError: the fault that ended the run on the board, of its class; wrong outputs are no such fault.
     """
     sums = verify_bundle(bundle)
@@ -95,14 +94,16 @@ def deploy_bundle(
         )
     sums[SUMS] = digest_file(bundle / SUMS)
     place = _choose_folder(folder, sums[SUMS])
-    with connect(access) as board:
+    with connect(access) as board, _faults_told(board, place), hold(board, place):
+        kept: Sequence[str] = ()
         try:
-            sent = _upload(board, bundle, place, sums, progress or NoProgress())
-            report, code = _run(board, place, words, say)
-        except faults() as error:
-            raise _lost(board, place, error) from error
+            sent = upload(board, bundle, place, sums, progress or NoProgress())
+            if is_checked and CHECK in sums:
+                _check(board, place, out.with_name(CHECKED), is_again="--rebuild" in words, say=say)
+            report, code = _run(board, place, ["./build.sh", *words], REPORT, say)
         finally:
-            kept = _clean(board, place, sums) if is_clean else ()
+            if is_clean:
+                kept = clean(board, place, sums)
     if report is not None:
         write_bytes(out, report)
     found = _judge(report, code, out)
@@ -146,158 +147,96 @@ def _choose_folder(asked: str | None, seal: str) -> str:
     return name
 
 
-def _upload(
-    board: Board, bundle: Path, place: str, sums: dict[str, str], progress: Progress
-) -> list[str]:
-    """Send every file that is not on the board yet, the seal last; return their names."""
-    for name in ("", *sums):
-        _make_folders(board, posixpath.dirname(posixpath.join(place, name)))
-    there = _sums_on_board(board, place, sums)
-    missing = [name for name in sums if there.get(name) != sums[name]]
-    progress.start("upload", sum((bundle / name).stat().st_size for name in missing), "bytes")
-    for name in missing:
-        _send(board, bundle / name, posixpath.join(place, name), sums[name], place, progress)
-    there = _sums_on_board(board, place, sums)
-    wrong = [name for name in sums if there.get(name) != sums[name]]
-    for name in wrong:
-        board.files.remove(posixpath.join(place, name))
-    if wrong:
-        raise DeviceError(
-            f"{', '.join(wrong)} did not arrive as sent",
-            why="their checksums on the board differ",
-            mend="run the same command again; look at the board's storage if it happens again",
+def _check(board: Board, place: str, out: Path, *, is_again: bool, say: Say) -> None:
+    """Let TensorRT on the board answer the questions of the bundle, unless it has done so; write what it said to `out`.
+
+    Raises:
+        EdgeqError: if the board lacks something, or a question ends TensorRT.
+    """
+    if not is_again:
+        known = _parse(_read(board, posixpath.join(place, CHECKED)))
+        if known is not None and not {"error", "running"} & set(known):
+            return
+    content, code = _run(board, place, [f"./{CHECK}"], CHECKED, say)
+    if content is not None:
+        write_bytes(out, content)
+    found = _parse(content) or {}
+    if "error" in found:
+        raise _fault_of(found["error"], out)
+    if code:
+        asked = f" at the question '{found['running']}'" if "running" in found else ""
+        raise _by_code(
+            *(code, f"{CHECK} ended with {code}{asked}"), more="; or pass --no-device-check"
         )
-    progress.finish(f"{len(missing)} files sent, {len(sums) - len(missing)} were there already")
-    return missing
 
 
-def _send(
-    board: Board, source: Path, target: str, digest: str, place: str, progress: Progress
-) -> None:
-    """Send one file under a temporary name, from where an earlier run was cut off, then rename it."""
-    part = posixpath.join(place, f".{digest[:16]}.part")
-    size = source.stat().st_size
-    done = _size_of(board, part)
-    if done is None or done > size:
-        done = 0
-    progress.advance(done)
-    with source.open("rb") as content, board.files.open(part, "ab" if done else "wb") as file:
-        file.set_pipelined(True)
-        content.seek(done)
-        while chunk := content.read(_CHUNK):
-            file.write(chunk)
-            progress.advance(len(chunk))
-    if target.endswith(".sh"):
-        board.files.chmod(part, 0o755)
-    board.files.posix_rename(part, target)
-
-
-def _sums_on_board(board: Board, place: str, names: dict[str, str]) -> dict[str, str]:
-    """Return the SHA-256 of every file that is there."""
-    lines: list[str] = []
-    code = board.run(["sha256sum", "--", *names], folder=place, say=lines.append)
-    if code not in (0, 1):  # 1: some are missing
-        raise DeviceError(
-            f"the board has no sha256sum (exit code {code})",
-            why="checksums tell which files are there already, and that all arrived",
-            mend="install coreutils on the board",
-        )
-    pairs = (line.partition("  ") for line in lines)
-    return {name: digest for digest, _, name in pairs if name in names}
-
-
-def _run(board: Board, place: str, words: Sequence[str], say: Say) -> tuple[bytes | None, int]:
-    """Return the report and the exit code of build.sh."""
-    report = posixpath.join(place, REPORT)
-    if _size_of(board, report) is not None:  # of an earlier run: it must not pass for this one's
+def _run(
+    board: Board, place: str, words: Sequence[str], name: str, say: Say
+) -> tuple[bytes | None, int]:
+    """Run a program of the bundle; return its report, the file `name`, and its exit code."""
+    report = posixpath.join(place, name)
+    if size_of(board, report) is not None:  # of an earlier run: it must not pass for this one's
         board.files.remove(report)
-    code = board.run(["./build.sh", *words], folder=place, say=say, is_terminal=True)
-    size = _size_of(board, report)
+    code = board.run(words, folder=place, say=say, is_terminal=True)
+    return _read(board, report), code
+
+
+def _read(board: Board, path: str) -> bytes | None:
+    """Return the content of a file of the board; None if there is none, or a large one."""
+    size = size_of(board, path)
     if size is None or size > _LARGEST_REPORT:
-        return None, code
-    with board.files.open(report, "rb") as file:
-        return bytes(file.read()), code
+        return None
+    with board.files.open(path, "rb") as file:
+        return bytes(file.read())
+
+
+def _parse(report: bytes | None) -> dict[str, Any] | None:
+    """Return the JSON object that a report is; None if it is none."""
+    try:
+        found = json.loads(report or b"")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _judge(report: bytes | None, code: int, out: Path) -> dict[str, Any]:
     """Return the report; raise the fault that it tells of."""
-    found = None
-    if report is not None:
-        try:
-            found = json.loads(report)
-        except (ValueError, RecursionError):  # told below
-            found = None
-    if not isinstance(found, dict) or not {"passed", "verdict"} <= set(found):
+    found = _parse(report)
+    if found is None or not {"passed", "verdict"} <= set(found):
         raise _by_code(code, f"build.sh ended with {code} and left no report")
-    fault = found.get("error")
-    if isinstance(fault, dict):
-        kind = getattr(errors, str(fault.get("kind")), BuildError)
-        if not (isinstance(kind, type) and issubclass(kind, EdgeqError)):
-            kind = BuildError
-        what, why, mend = (str(fault.get(key)) for key in ("what", "why", "mend"))
-        raise kind(f"on the board: {what}", why=why, mend=mend, path=out)
+    if isinstance(found.get("error"), dict):
+        raise _fault_of(found["error"], out)
     return found
 
 
-def _by_code(code: int, what: str) -> EdgeqError:
+def _fault_of(told: Any, out: Path) -> EdgeqError:
+    """Return the fault that a report, which lies at `out`, tells of."""
+    fault = told if isinstance(told, dict) else {"what": told}
+    kind = getattr(errors, str(fault.get("kind")), BuildError)
+    if not (isinstance(kind, type) and issubclass(kind, EdgeqError)):
+        kind = BuildError
+    why = str(fault.get("why", "the lines above are what the board said"))
+    return kind(
+        f"on the board: {fault.get('what')}", why=why, mend=str(fault.get("mend")), path=out
+    )
+
+
+def _by_code(code: int, what: str, *, more: str = "") -> EdgeqError:
     kinds = {3: InputError, 4: errors.TargetError, 5: errors.MissingDependencyError}
     return kinds.get(code, BuildError)(
         what,
         why="the lines above are what the board said",
-        mend="mend what they tell, then run the same command again",
+        mend=f"mend what they tell, then run the same command again{more}",
     )
 
 
-def _clean(board: Board, place: str, sums: dict[str, str]) -> list[str]:
-    """Remove the files of the bundle and of its runs, and folders that are empty then; return what is left.
-
-    A fault here is a warning: it must not hide how the run ended.
-    """
+@contextmanager
+def _faults_told(board: Board, place: str) -> Iterator[None]:
+    """Raise what paramiko raises in the block as a fault of the board."""
     try:
-        entries = board.files.listdir(place)
-        for name in (*sums, *RESULTS, *filter(_TEMPORARY.fullmatch, entries)):
-            if _size_of(board, posixpath.join(place, name)) is not None:
-                board.files.remove(posixpath.join(place, name))
-        folders = {posixpath.dirname(name) for name in sums} - {""}
-        folders |= {posixpath.dirname(name) for name in folders} - {""}
-        for name in sorted(folders, key=len, reverse=True):
-            if not board.files.listdir(posixpath.join(place, name)):
-                board.files.rmdir(posixpath.join(place, name))
-        left = board.files.listdir(place)
-        if not left:
-            board.files.rmdir(place)
-        return sorted(left)
-    except FileNotFoundError:  # nothing was copied
-        return []
+        yield
     except faults() as error:
-        _log.warning("%s on %s could not be removed: %s", place, board.address, error)
-        return []
-
-
-def _make_folders(board: Board, folder: str) -> None:
-    if not folder or _is_folder(board, folder):
-        return
-    _make_folders(board, posixpath.dirname(folder))
-    try:
-        board.files.mkdir(folder)
-    except OSError:  # another `edgeq deploy` made it just now
-        if not _is_folder(board, folder):
-            raise
-
-
-def _is_folder(board: Board, path: str) -> bool:
-    try:
-        return stat.S_ISDIR(board.files.stat(path).st_mode or 0)
-    except FileNotFoundError:
-        return False
-
-
-def _size_of(board: Board, path: str) -> int | None:
-    try:
-        size: int | None = board.files.lstat(path).st_size
-        return size
-    except FileNotFoundError:
-        return None
+        raise _lost(board, place, error) from error
 
 
 def _lost(board: Board, place: str, error: Exception) -> DeviceError:

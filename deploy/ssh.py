@@ -9,7 +9,8 @@ from __future__ import annotations
 import codecs
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,16 +80,7 @@ class Board:
         Raises:
             DeviceError: if the connection is lost before the command ends.
         """
-        import paramiko
-
-        try:
-            channel = self._transport().open_session()
-        except paramiko.SSHException as error:
-            raise lost_connection(self.address) from error
-        if is_terminal:
-            channel.get_pty("dumb", width=500)
-        channel.set_combine_stderr(is_terminal)
-        channel.exec_command(f"cd -- {shlex.quote(folder)} && exec {shlex.join(words)}")
+        channel = self._start(words, folder, is_terminal=is_terminal)
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         rest = ""
         while data := channel.recv(1 << 15):
@@ -101,6 +93,39 @@ class Board:
         if code < 0:
             raise lost_connection(self.address)
         return code
+
+    @contextmanager
+    def attached(self, words: Sequence[str], *, folder: str) -> Iterator[str | int]:
+        """Run a command beside the block, until its input ends with the block or with the connection.
+
+        Yields:
+            the first line that it prints; or its exit code, if it ends without one.
+        """
+        channel = self._start(words, folder)
+        try:
+            line = channel.makefile().readline()
+            yield line.rstrip("\n") if line else int(channel.recv_exit_status())
+        finally:
+            with suppress(*faults()):  # it ends with the connection, too
+                channel.settimeout(_TIMEOUT_S)
+                channel.shutdown_write()
+                while channel.recv(1 << 10):
+                    pass
+            channel.close()
+
+    def _start(self, words: Sequence[str], folder: str, *, is_terminal: bool = False) -> Any:
+        """Return the channel of a command that was begun in `folder`."""
+        import paramiko
+
+        try:
+            channel = self._transport().open_session()
+        except paramiko.SSHException as error:
+            raise lost_connection(self.address) from error
+        if is_terminal:
+            channel.get_pty("dumb", width=500)
+        channel.set_combine_stderr(is_terminal)
+        channel.exec_command(f"cd -- {shlex.quote(folder)} && exec {shlex.join(words)}")
+        return channel
 
     def _transport(self) -> Any:
         transport = self._client.get_transport()

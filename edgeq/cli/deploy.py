@@ -45,6 +45,13 @@ def deploy(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build the engine even if the board has it.")
     ] = False,
+    device_check: Annotated[
+        bool,
+        typer.Option(
+            "--device-check/--no-device-check",
+            help="First ask TensorRT there, once, what the documents leave open; stop if it cannot answer.",
+        ),
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -70,6 +77,7 @@ def deploy(
                 folder=remote_dir,
                 words=["--rebuild"] if rebuild else [],
                 is_clean=clean,
+                is_checked=device_check,
                 say=say if as_json else typer.echo,
                 progress=progress,
             )

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,17 @@ import paramiko
 import pytest
 from fake_trt.sshd import Server, run_sshd
 
-from deploy.deployment import _make_folders, deploy_bundle, require_pass
-from edgeq.core.errors import DeviceError, GateFailed, InputError, TargetError
+from deploy.deployment import deploy_bundle, require_pass
+from deploy.remote_folder import make_folders
+from deploy.ssh import Board
+from edgeq.core.errors import (
+    BuildError,
+    DeviceError,
+    GateFailed,
+    InputError,
+    MissingDependencyError,
+    TargetError,
+)
 from edgeq.core.files import digest_file
 
 PASS = '{"passed": true, "verdict": "PASS"}'
@@ -39,13 +49,16 @@ def _no_agent(monkeypatch):
 
 @pytest.fixture
 def make_bundle(tmp_path):
-    def make(body: str = f"echo '{PASS}' > device_report.json") -> Path:
+    def make(body: str = f"echo '{PASS}' > device_report.json", check: str | None = None) -> Path:
         folder = tmp_path / "bundle"
         (folder / "deploy" / "board").mkdir(parents=True, exist_ok=True)
         (folder / "build.sh").write_text(SCRIPT % body)
         (folder / "model.qdq.onnx").write_bytes(bytes(range(256)) * 4000)
         (folder / "deploy/board/x.py").write_text("x = 1\n")
-        names = ("build.sh", "deploy/board/x.py", "model.qdq.onnx")
+        names = ["build.sh", "deploy/board/x.py", "model.qdq.onnx"]
+        if check is not None:
+            (folder / "device_check.sh").write_text(f"#!/bin/sh\necho asked\n{check}\n")
+            names.append("device_check.sh")
         lines = [f"{digest_file(folder / name)}  {name}\n" for name in names]
         (folder / "SHA256SUMS").write_text("".join(lines))
         return folder
@@ -273,6 +286,74 @@ def test_a_folder_that_cannot_be_written_is_told(make_bundle, deploy, tmp_path):
         deploy(make_bundle(), folder=str(tmp_path / "file" / "x"))
 
 
+def test_a_second_run_in_a_folder_is_refused_and_leaves_the_first_one_alone(
+    make_bundle, deploy, tmp_path
+):
+    bundle = make_bundle(
+        f"while [ ! -f go ]; do sleep 0.05; done; echo '{PASS}' > device_report.json"
+    )
+    board, ended = tmp_path / "a board", []
+    first = threading.Thread(target=lambda: ended.append(deploy(bundle, say=lambda line: None)))
+    first.start()
+    try:
+        while not (board / "build.sh").exists():
+            time.sleep(0.02)
+        with pytest.raises(DeviceError, match="another `edgeq deploy` is at work") as caught:
+            deploy(bundle, is_clean=True)
+        assert "--remote-dir" in caught.value.mend
+    finally:
+        (board / "go").touch()
+        first.join()
+    assert [done.passed for done in ended] == [True]
+    assert deploy(bundle).passed
+
+
+def test_a_board_without_flock_is_told_and_used(make_bundle, deploy, monkeypatch, caplog):
+    def without(self, words, *, folder):
+        return nullcontext(127)
+
+    monkeypatch.setattr(Board, "attached", without)
+    assert deploy(make_bundle()).passed
+    assert "has no flock (127)" in caplog.text
+
+
+ANSWERED = "echo '{\"probes\": {}}' > device_check.json"
+
+
+def test_tensorrt_is_asked_once_before_the_engine_is_built(make_bundle, deploy, tmp_path):
+    bundle = make_bundle(check=ANSWERED)
+    deploy(bundle)
+    assert deploy.said[:2] == ["asked", "start "]
+    assert json.loads((tmp_path / "device_check.json").read_text()) == {"probes": {}}
+    deploy(bundle)
+    assert "asked" not in deploy.said
+    deploy(bundle, words=["--rebuild"])
+    assert "asked" in deploy.said
+
+
+def test_nothing_is_asked_of_tensorrt_where_that_is_not_wanted(make_bundle, deploy):
+    assert deploy(make_bundle(check="exit 6"), is_checked=False).passed
+    assert "asked" not in deploy.said
+
+
+def test_a_board_that_cannot_answer_stops_the_run_with_its_reason(make_bundle, deploy, tmp_path):
+    error = {"kind": "MissingDependencyError", "what": "no TensorRT", "mend": "install JetPack"}
+    check = f"echo '{json.dumps({'error': error})}' > device_check.json; exit 5"
+    for _ in range(2):  # the second run does not take that for an answer
+        with pytest.raises(MissingDependencyError, match="on the board: no TensorRT") as caught:
+            deploy(make_bundle(check=check))
+        assert caught.value.mend == "install JetPack"
+    assert not any(line.startswith("start") for line in deploy.said)
+    assert (tmp_path / "device_check.json").exists()
+
+
+def test_a_question_that_ends_tensorrt_is_named(make_bundle, deploy):
+    check = 'echo \'{"running": "fp8"}\' > device_check.json; exit 139'
+    with pytest.raises(BuildError, match="ended with 139 at the question 'fp8'") as caught:
+        deploy(make_bundle(check=check))
+    assert "--no-device-check" in caught.value.mend
+
+
 def test_a_folder_that_another_run_makes_at_the_same_time_is_no_fault():
     made = []
 
@@ -285,7 +366,7 @@ def test_a_folder_that_another_run_makes_at_the_same_time_is_no_fault():
         made.append(path)  # by the other run, a moment before ours
         raise OSError("Failure")
 
-    _make_folders(SimpleNamespace(files=SimpleNamespace(stat=stat_of, mkdir=mkdir)), "place")
+    make_folders(SimpleNamespace(files=SimpleNamespace(stat=stat_of, mkdir=mkdir)), "place")
     assert made == ["place"]
 
 
@@ -298,4 +379,4 @@ def test_a_folder_that_cannot_be_made_is_told():
 
     board = SimpleNamespace(files=SimpleNamespace(stat=refuse, mkdir=mkdir))
     with pytest.raises(OSError, match="Failure"):
-        _make_folders(board, "place")
+        make_folders(board, "place")
