@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx
 
+from deploy.code_agreement import CodeAgreement, compare_codes, quantizer_outputs
 from deploy.differences import Difference
 from deploy.onnxrt import Array, Session
-from deploy.verify import CodeAgreement, compare_codes, quantizer_outputs
 from edgeq.core.plan import QuantPlan
 from edgeq.core.serial import Spec
 

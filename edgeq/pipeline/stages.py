@@ -149,7 +149,8 @@ def verify_model(
     """
     import torch
 
-    from deploy.verify import compare_codes, read_codes, require_within_one_code, verify_agreement
+    from deploy.code_agreement import compare_codes, read_codes, require_within_one_code
+    from deploy.verify import verify_agreement
     from edgeq.graph.insert_qdq import insert_qdq
     from edgeq.quant.storage import load_values
     from edgeq.quant.student import Student

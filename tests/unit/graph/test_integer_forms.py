@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploy.cards import load_card
-from deploy.verify import read_codes
+from deploy.code_agreement import read_codes
 from edgeq.core.errors import EdgeqBug
 from edgeq.core.numerics import choose_scale, quantize
 from edgeq.core.plan import QuantPlan, Role

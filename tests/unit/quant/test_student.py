@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from deploy.cards import load_card
+from deploy.code_agreement import compare_codes, read_codes
 from deploy.onnxrt import Session
-from deploy.verify import compare_codes, read_codes
 from edgeq.core.errors import EdgeqBug, InputError
 from edgeq.core.numerics import choose_scale, dequantize
 from edgeq.core.plan import FixedRange, Role, Site
