@@ -70,10 +70,19 @@ def read_codes(
     view = GraphView(qdq_model)
     session = Session(qdq_model, outputs=tuple(quantizers.values()))
     results = session.run(inputs)
-    return {
+    codes = {
         name: results[output].astype(np.int16) - _zero_point(view, output)
         for name, output in quantizers.items()
     }
+    # A kernel may be given channels of zeros behind those of the picture (`edgeq/graph/integer_forms.py`).
+    own = {
+        name: codes[name][:, : x.shape[1]] for name, x in inputs.items() if _is_wide(codes, name, x)
+    }
+    return codes | own
+
+
+def _is_wide(codes: Mapping[str, NDArray[np.int16]], name: str, x: Array) -> bool:
+    return name in codes and x.ndim > 1 and codes[name].shape[1] > x.shape[1]
 
 
 def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:
@@ -131,14 +140,14 @@ def require_within_one_code(agreement: CodeAgreement) -> None:
 
 
 def _quantizer_output(view: GraphView, tensor: str, planned: set[str]) -> str:
-    """Return the INT8 output of the QuantizeLinear that reads `tensor`, directly or through the clip of its grid."""
-    clips = [
+    """Return the INT8 output of the QuantizeLinear that reads `tensor`, directly, clipped to its grid, or padded."""
+    between = [
         node.output[0]
         for node, index in view.consumers(tensor)
-        # A Clip of the user's own (ReLU6) makes a tensor with its own decision; the grid's clip does not.
-        if node.op_type == "Clip" and index == 0 and node.output[0] not in planned
+        # A Clip (ReLU6) or Pad of the user's own makes a tensor with its own decision; ours do not.
+        if node.op_type in {"Clip", "Pad"} and index == 0 and node.output[0] not in planned
     ]
-    for source in (tensor, *clips):
+    for source in (tensor, *between):
         for node, index in view.consumers(source):
             if node.op_type == "QuantizeLinear" and index == 0:
                 return str(node.output[0])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
-from edgeq.graph.codes import add_constant, dequantizer, forget, zero_point
+from edgeq.graph.codes import add_constant, dequantizer, forget, has_one_reader, zero_point
 from edgeq.graph.move_by_conv import move_by_conv
 from edgeq.graph.unread import remove_unread
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name
@@ -24,7 +25,8 @@ def fit_kernels(model: onnx.ModelProto) -> None:
 
     1. DQ -> Pad -> Q of one scale: Pad works on the codes, and pads with the zero point.
     2. Such a Pad that adds channels, with the strides in front of it: a convolution (`move_by_conv`).
-    3. A convolution of 1 to 3 input channels: the codes get channels of zero points up to 4, the weight those of zeros.
+    3. A convolution of 1 to 3 input channels: what it reads gets channels of zeros up to 4, and so does the weight. An
+       input of the graph gets them as floats, any other tensor as codes.
     4. Left alone: a Pad whose result something else reads too, grouped convolutions, weights with several readers.
     """
     view = GraphView(model)
@@ -82,6 +84,55 @@ def _widen(graph: onnx.GraphProto, view: GraphView, conv: onnx.NodeProto) -> Non
     remove_unread(graph, [narrow])
     forget(graph, weight.output[0])
     sizes = np.array(spare, np.int64).T.reshape(-1)  # all lower ends, then all upper ones
+    if _is_read_from_input(view, before):
+        _pad_input(graph, view, before, sizes)
+    else:
+        _pad_before(graph, view, conv, sizes)
+
+
+def _is_read_from_input(view: GraphView, before: onnx.NodeProto) -> bool:
+    """Return true if the codes are those of a float input of the graph, and one convolution alone reads them."""
+    maker = view.producer(before.input[0])
+    return (
+        maker is not None
+        and maker.op_type == "QuantizeLinear"
+        and maker.input[0] in view.inputs
+        and view.element_type(maker.input[0]) == onnx.TensorProto.FLOAT
+        and has_one_reader(view, before.input[0])
+        and has_one_reader(view, before.output[0])
+    )
+
+
+def _pad_input(
+    graph: onnx.GraphProto, view: GraphView, before: onnx.NodeProto, sizes: NDArray[np.int64]
+) -> None:
+    """Let the QuantizeLinear before `before` read the input with zeros behind it, which become zero points.
+
+    Behind the Q the padding would move fewer bytes. But the memory of the floats is free for the layers behind, and
+    ONNX Runtime lays the tensors of a large batch closer together: MobileNetV2 takes 7 % less at batch 16, others as
+    long as with padded codes.
+    """
+    quantizer = view.producer(before.input[0])
+    assert quantizer is not None
+    source = quantizer.input[0]
+    names = [
+        add_constant(graph, view, f"{source}/sizes", sizes),
+        add_constant(graph, view, f"{source}/zero", np.array(0, np.float32)),
+    ]
+    wide = unique_name(f"{source}/wide", view.names())
+    position = [node_id(node) for node in graph.node].index(node_id(quantizer))
+    graph.node.insert(position, _pad([source, *names], wide))
+    quantizer.input[0] = wide
+    for tensor in (quantizer.output[0], before.output[0]):
+        forget(graph, tensor)
+
+
+def _pad_before(
+    graph: onnx.GraphProto, view: GraphView, conv: onnx.NodeProto, sizes: NDArray[np.int64]
+) -> None:
+    """Let `conv` read its codes with zero points behind them."""
+    before = dequantizer(view, conv.input[0])
+    assert before is not None
     source = before.input[0]
     names = [
         add_constant(graph, view, f"{source}/sizes", sizes),
@@ -91,11 +142,13 @@ def _widen(graph: onnx.GraphProto, view: GraphView, conv: onnx.NodeProto) -> Non
         unique_name(f"{name}/wide", view.names()) for name in (source, before.output[0])
     )
     position = [node_id(node) for node in graph.node].index(node_id(conv))
-    graph.node.insert(
-        position, helper.make_node("Pad", [source, *names], [wide], name=wide, mode="constant")
-    )
+    graph.node.insert(position, _pad([source, *names], wide))
     reader = helper.make_node("DequantizeLinear", [wide, *before.input[1:]], [floats], name=floats)
     graph.node.insert(position + 1, reader)
     conv.input[0] = floats
-    if len(view.consumers(before.output[0])) == 1 and before.output[0] not in view.outputs:
+    if has_one_reader(view, before.output[0]):
         graph.node.remove(before)
+
+
+def _pad(inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node("Pad", inputs, [output], name=output, mode="constant")

@@ -141,7 +141,7 @@ def test_what_is_not_quantized_stays_as_it_was(edgeq, digits, tiny, tmp_path):
     folded = {"BatchNormalization", "Identity"}  # here Identity only passes constants on
     kept = [(node.name, node.op_type) for node in result.graph.node if node.op_type not in ours]
     # Grey pictures get the four channels that the kernel reads.
-    assert kept.pop(0) == ("input/q/wide", "Pad")
+    assert kept.pop(0) == ("input/wide", "Pad")
     layers = [(n.name, n.op_type) for n in model.graph.node if n.op_type not in folded]
     assert [item for item in kept if item[1] != "Identity"] == layers
 

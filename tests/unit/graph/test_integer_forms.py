@@ -159,6 +159,27 @@ def test_a_convolution_of_three_channels_is_given_a_fourth_of_zeros(model):
     assert not weight[:, 3].any()
 
 
+def test_an_input_gets_its_new_channel_in_front_of_its_quantizer(model):
+    view = GraphView(write(model))
+    pad = view.producer(view.producer("x/q").input[0])
+    assert (pad.op_type, pad.input[0]) == ("Pad", "x")
+
+
+def test_codes_that_two_convolutions_read_get_their_new_channel_behind_the_quantizer(
+    parse_graph, x, monkeypatch
+):
+    text = SHORTCUT.replace("Pad(half, pads)", "Conv<pads=[1,1,1,1], strides=[2,2]>(x, w2)")
+    twice = with_weights(
+        parse_graph(text.replace("float[16,3,3,3] w0", "float[16,3,3,3] w0, float[32,3,3,3] w2"))
+    )
+    written = write(twice)
+    view = GraphView(written)
+    assert view.producer("x/q").input[0] == "x"
+    assert sum(node.op_type == "Pad" for node in view.nodes) == 2
+    monkeypatch.setattr("edgeq.graph.insert_qdq.fit_kernels", lambda _: None)
+    np.testing.assert_array_equal(run(written, x), run(write(twice), x))
+
+
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
 def test_the_forms_change_no_code_and_no_output(model, x, monkeypatch, bits):
     plan = make_plan(model, bits)
