@@ -31,7 +31,7 @@ class Grid(Spec):
     Attributes:
         bits: 2..8.
         signed: false for tensors that are never negative (0..2^bits-1); 8 bits unsigned need a UINT8 container.
-        narrow: true leaves the lowest signed code unused (weights).
+        narrow: true leaves the lowest signed code unused (weights of 8 bits).
         axis: channel axis of a per-channel scale, or None for one scale a tensor.
     """
 

@@ -106,7 +106,8 @@ def _decide_weight(group: list[Wish], facts: _Facts) -> Decision:
     return Decision(
         tensor=chosen[0].tensor,
         role=Role.WEIGHT,
-        grid=Grid(bits=width, narrow=True, axis=axis),
+        # -128 is left out as TensorRT's implicit mode and the CPU's kernels have it; a code of a coarse grid is dear.
+        grid=Grid(bits=width, narrow=width == _WIDE, axis=axis),
         owner=OwnRange(),
         sites=tuple(wish.site for wish in chosen),
         rule=chosen[0].rule,

@@ -53,7 +53,7 @@ def largest_change(first, second):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_ends_nearer_to_the_teacher_than_it_began(case, problem, name):
-    spec = dataclasses.replace(METHODS[name], iterations=30, batch=8, rounding_rate=0.1)
+    spec = dataclasses.replace(METHODS[name], iterations=60, batch=8, rounding_rate=0.1)
     student, _ = fit(case, problem, spec)
     assert error(case, student) < error(case, case.student())
 

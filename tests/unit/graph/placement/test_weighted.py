@@ -21,6 +21,14 @@ def test_a_conv_reads_its_input_per_tensor_and_its_weight_per_output_channel(par
     assert [(site.node, site.index) for site in decisions["w"].sites] == [("c", 1)]
 
 
+@pytest.mark.parametrize(
+    ("bits", "codes"), [("w8a8", (-127, 127)), ("w4a4", (-8, 7)), ("w2a4", (-2, 1))]
+)
+def test_weights_leave_the_lowest_code_out_at_8_bits_alone(parse_graph, place, bits, codes):
+    grid = place(parse_graph(CONV), bits, first_last_same=True)["w"].grid
+    assert (grid.low, grid.high) == codes
+
+
 def test_nothing_stands_between_a_conv_and_its_activation(parse_graph, place):
     assert "c" not in place(parse_graph(CONV))
 
