@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 import calib.diversity
 import calib.filters
-import calib.statistics
+import calib.inside
 import edgeq.quant.objectives
 import edgeq.quant.reconstruct
 import edgeq.quant.train
@@ -41,6 +41,7 @@ from edgeq.quant.student import Student, first_scales
 from edgeq.quant.train import TrainingProblem, all_samples, train_student
 from edgeq.quant.units import partition
 from edgeq.teacher.compute import PLAIN, Compute
+from edgeq.teacher.normalisation import batch_normalization
 
 # Steps of one turn; the first of them is not counted.
 STEPS = 5
@@ -290,6 +291,11 @@ def plain_moments(a: Tensor) -> Moments:
     return Moments(mean=mean, var=var, sample_mean=sample_mean, sample_var=sample_var)
 
 
+def plain_normalise(x: Tensor, *constants: Tensor, **figures: Any) -> tuple[Tensor, Moments]:
+    """Normalise, and measure by itself."""
+    return batch_normalization(x, *constants, **figures), plain_moments(x)
+
+
 def plain_spectrum(x: Tensor) -> Spectrum:
     """Scale the samples to unit length in float64, then multiply them."""
     rows = F.normalize(x.flatten(1).double(), dim=1)
@@ -311,7 +317,8 @@ def plain_lowpass(x: Tensor, cutoff: float) -> Tensor:
 def plain_synthesis() -> Iterator[None]:
     """Write the pixel loop as one does first."""
     with (
-        mock.patch.object(calib.statistics, "measure", plain_moments),
+        mock.patch.object(calib.inside, "normalise_and_measure", plain_normalise),
+        mock.patch.object(calib.inside, "measure", plain_moments),
         mock.patch.object(calib.diversity, "gram_spectrum", plain_spectrum),
         mock.patch.object(calib.filters, "lowpass", plain_lowpass),
         mock.patch.object(edgeq.teacher.normalisation, "_Affine", PlainNormalisation),

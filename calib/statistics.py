@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
 from edgeq.core.errors import CalibError
 from edgeq.core.specs import BNTable
 from edgeq.teacher.compute import CPU
-from edgeq.teacher.teacher import place_behind
 
 # Added to a measured variance before its root; the derivative of the root is infinite at 0.
 VARIANCE_FLOOR = 1e-6
@@ -80,41 +79,56 @@ class Moments:
         )
 
 
-class _Moments(torch.autograd.Function):
-    """Mean and biased variance of a [N, C, *positions]: of the batch, two [C], and of each sample, two [N, C].
+def find_moments(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean and biased variance of a [N, C, *positions]: of the batch, two [C], and of each sample, two [N, C].
 
     The batch's variance is the mean of the samples' variances plus the variance of their means, so the large tensor
-    is read once for both. Its gradient is one product and one sum a value: with n positions and everything but a held,
-    d/da = g_mean / n + 2 g_var (a - mean) / n.
+    is read once for both.
     torch.var_mean gives the same; its CPU kernel takes about fifty times as long, its backward pass four passes.
     """
+    axes = tuple(range(2, a.ndim))
+    wide = a.to(torch.promote_types(a.dtype, torch.float32))
+    sample_mean = wide.mean(axes)
+    power = torch.linalg.vector_norm(wide, dim=axes).square_().div_(a[0, 0].numel())
+    sample_var = power.sub_(sample_mean.square()).clamp_min_(0)
+    mean = sample_mean.mean(0)
+    # var_mean takes several times as long along axis 0.
+    between = (sample_mean - mean).square_().mean(0)
+    return mean, sample_var.mean(0) + between, sample_mean, sample_var
+
+
+def moments_gradient(
+    grads: Sequence[Tensor], a: Tensor, mean: Tensor, sample_mean: Tensor
+) -> Tensor:
+    """Return the gradient by `a` from those by what `find_moments` gave, a tensor of its own.
+
+    It is one product and one sum a value: with n positions and everything but a held,
+    d/da = g_mean / n + 2 g_var (a - mean) / n.
+    """
+    by_mean, by_var, by_sample_mean, by_sample_var = grads
+    samples, positions = len(a), a[0, 0].numel()
+    between = 2 * by_var * (sample_mean - mean)
+    by_sample_mean = by_sample_mean + (by_mean + between) / samples
+    slope = (by_sample_var + by_var / samples) * (2 / positions)
+    offset = (by_sample_mean / positions - slope * sample_mean).flatten()
+    # slope a + offset in one pass over memory: BatchNormalization of one sample that has the channels of them all.
+    flat, zero = a.reshape(1, -1, *a.shape[2:]), torch.zeros_like(offset)
+    grad = F.batch_norm(flat, zero, torch.ones_like(zero), slope.flatten(), offset, eps=0.0)
+    return grad.view(a.shape)
+
+
+class _Moments(torch.autograd.Function):
+    """`find_moments` with `moments_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        axes = tuple(range(2, a.ndim))
-        wide = a.to(torch.promote_types(a.dtype, torch.float32))
-        sample_mean = wide.mean(axes)
-        power = torch.linalg.vector_norm(wide, dim=axes).square_().div_(a[0, 0].numel())
-        sample_var = power.sub_(sample_mean.square()).clamp_min_(0)
-        mean = sample_mean.mean(0)
-        # var_mean takes several times as long along axis 0.
-        between = (sample_mean - mean).square_().mean(0)
-        ctx.save_for_backward(a, mean, sample_mean)
-        return mean, sample_var.mean(0) + between, sample_mean, sample_var
+        found = find_moments(a)
+        ctx.save_for_backward(a, found[0], found[2])
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        by_mean, by_var, by_sample_mean, by_sample_var = grads
-        a, mean, sample_mean = ctx.saved_tensors
-        samples, positions = len(a), a[0, 0].numel()
-        between = 2 * by_var * (sample_mean - mean)
-        by_sample_mean = by_sample_mean + (by_mean + between) / samples
-        slope = (by_sample_var + by_var / samples) * (2 / positions)
-        offset = (by_sample_mean / positions - slope * sample_mean).flatten()
-        # slope a + offset in one pass over memory: BatchNormalization of one sample that has the channels of them all.
-        flat, zero = a.reshape(1, -1, *a.shape[2:]), torch.zeros_like(offset)
-        grad = F.batch_norm(flat, zero, torch.ones_like(zero), slope.flatten(), offset, eps=0.0)
-        return grad.view(a.shape)
+        return moments_gradient(grads, *ctx.saved_tensors)
 
 
 def measure(a: Tensor) -> Moments:
@@ -195,24 +209,6 @@ def by_layer(
 def _spread(values: Sequence[float], sizes: Tensor) -> Tensor:
     """Return each layer's value at each of its channels."""
     return torch.tensor(values).repeat_interleave(sizes)
-
-
-def measure_inside(module: fx.GraphModule, count: int) -> None:
-    """Let a module of `teacher.with_outputs` give the `Moments` of its first `count` captured tensors in their place.
-
-    They are measured where the tensor is made, and their gradient is added where that of the tensor is at hand: both
-    find it in the cache. After the whole network it has to come from memory again.
-    """
-    graph = module.graph
-    (end,) = [node for node in graph.nodes if node.op == "output"]
-    outputs, captured = end.args[0]
-    moments = []
-    for node in captured[:count]:
-        with graph.inserting_after(place_behind(node)):
-            moments.append(graph.call_function(measure, (node,)))
-    end.args = ((outputs, (*moments, *captured[count:])),)
-    graph.lint()
-    module.recompile()
 
 
 def batch_term(

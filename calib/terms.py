@@ -17,6 +17,7 @@ from calib.diversity import (
     margin_term,
     spectral_gram_term,
 )
+from calib.inside import measure_inside
 from calib.labels import draw_confidence, hard_cross_entropy, soft_inception
 from calib.priors import image_norm, image_statistics, total_variation
 from calib.problem import SynthesisProblem
@@ -24,7 +25,6 @@ from calib.statistics import (
     LayerStatistics,
     Moments,
     batch_term,
-    measure_inside,
     sample_term,
     targets_from_table,
     with_slack,
