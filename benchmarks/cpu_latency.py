@@ -59,10 +59,9 @@ LEAST_ROUNDS = 3
 SESSIONS = 6
 # Calls in a row: at most, and for how long at most if more than one.
 CALLS, CALLS_MS = 20, 20.0
-
-
-# ONNX Runtime's workers spin for a while after a call; those of the file before would take a core from the next one.
-REST_S = 0.03
+# ONNX Runtime's workers spin for 34 to 37 ms after a call (1.31.1); those of the file before would take a core from the
+# next one, whose calls in a row are shorter than that.
+REST_S = 0.05
 
 
 def main() -> None:
