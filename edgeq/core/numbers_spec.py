@@ -115,7 +115,7 @@ class TrainingSpec(Spec):
     """How the student is trained (`edgeq.quant.train`); what a recipe leaves out is off.
 
     Attributes:
-        range_samples: samples that set the first ranges.
+        range_samples: samples that set the first ranges, and correct means; from each kind in the set by its share.
         steps: optimiser steps; 0 keeps the first ranges and rounded weights.
         batch: samples a step.
         weight_rate: Adam's rate on weights, in quantization steps of the tensor.

@@ -73,6 +73,17 @@ class SampleSet:
             name: x[pick] for name, x in self.others.items()
         }
 
+    def share(self, count: int) -> NDArray[np.int64]:
+        """Return the indices of `count` samples, or of all: the first ones of each part, as many as its share is."""
+        ends = np.cumsum([part.samples for part in self.parts] or [len(self)])
+        sizes = np.diff(ends, prepend=0)
+        # Rounded at the ends, so that the shares add up to `count`.
+        taken = np.diff(ends * min(count, len(self)) // len(self), prepend=0)
+        starts = ends - sizes
+        return np.concatenate(
+            [np.arange(start, start + n) for start, n in zip(starts, taken, strict=True)]
+        )
+
     def save(self, folder: Path) -> list[str]:
         """Write the set to `folder`; `samples.json` is written last and makes it valid. Return the files' names."""
         arrays = {"samples.npy": self.samples}

@@ -41,7 +41,8 @@ def find_numbers(
         problem = dataclasses.replace(problem, teacher=teacher)
     x = all_samples(problem)
     training = recipe.training
-    shown = [torch.split(item[: training.range_samples].float(), training.batch) for item in x]
+    shared = torch.from_numpy(problem.samples.share(training.range_samples))
+    shown = [torch.split(item[shared].float(), training.batch) for item in x]
     scales = first_scales(
         problem.teacher, problem.plan, list(zip(*shown, strict=True)), recipe.ranges
     )
@@ -58,7 +59,7 @@ def find_numbers(
         )
         history += rows
     if recipe.correction.bias or recipe.correction.variance:
-        limited = [item[: training.range_samples].float() for item in x]
+        limited = [item[shared].float() for item in x]
         correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
     student.teacher.module.to(CPU)
     return student, history

@@ -91,7 +91,8 @@ def train_student(
     x = all_samples(problem)
     progress.start("train", max(spec.steps, 1), "step")
     if student is None:
-        shown = [torch.split(item[: spec.range_samples].float(), spec.batch) for item in x]
+        index = torch.from_numpy(problem.samples.share(spec.range_samples))
+        shown = [torch.split(item[index].float(), spec.batch) for item in x]
         ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
         student = Student(problem.teacher, problem.plan, ranges)
     history: list[dict[str, float]] = []

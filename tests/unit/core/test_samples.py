@@ -72,6 +72,19 @@ def test_kinds_that_do_not_fit_the_samples_are_refused(folder, parts):
         SampleSet.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(3, [0, 2, 3]), (4, [0, 2, 3, 4]), (6, range(6)), (99, range(6)), (1, [2])],
+)
+def test_a_share_of_a_set_has_every_kind_in_its_proportion(count, wanted):
+    parts = dataclasses.replace(make_set(), parts=PARTS)
+    assert parts.share(count).tolist() == list(wanted)
+
+
+def test_a_share_of_one_kind_is_the_first_samples():
+    assert make_set().share(4).tolist() == [0, 1, 2, 3]
+
+
 def test_a_set_is_never_made_with_other_counts_than_it_has():
     with pytest.raises(EdgeqBug, match="6 samples in the parts of a set of 5"):
         dataclasses.replace(make_set(count=5), parts=PARTS)
