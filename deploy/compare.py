@@ -29,6 +29,7 @@ from edgeq.core.errors import CalibError, InputError
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
 from edgeq.core.serial import Spec
+from edgeq.graph.rescaled import unlike_tensors
 
 # Errors of a tenth of the signal: INT8 stays well above (30 to 45 dB), a wrong scale or operator falls below.
 DEFAULT_LIMIT_DB = 20.0
@@ -96,6 +97,7 @@ class CompareResult(Spec):
         tensors: every tensor that both have, in the order in which B computes them.
         first: the first of them below the limit, or None.
         unlike: tensors of the same name that have two shapes, and so were left out.
+        rescaled: tensors of the same name whose channels equalization has multiplied, and so were left out.
     """
 
     samples: int
@@ -105,6 +107,7 @@ class CompareResult(Spec):
     tensors: tuple[TensorComparison, ...] = ()
     first: TensorComparison | None = None
     unlike: tuple[str, ...] = ()
+    rescaled: tuple[str, ...] = ()
 
     @property
     def worst_db(self) -> float:
@@ -150,7 +153,7 @@ def compare_models(
         for ours, own in names[0].items()
         if own == sample
     }
-    pairs = match_tensors(_load(a), _load(b), renamed) if is_visible else ()
+    pairs, rescaled = _pair_tensors(_load(a), _load(b), renamed) if is_visible else ((), ())
     tensors, unlike = _compare_tensors(sides, Feed(samples=few, names=names), pairs, progress)
     return CompareResult(
         samples=len(samples),
@@ -160,7 +163,17 @@ def compare_models(
         tensors=tensors,
         first=next((item for item in tensors if item.sqnr_db < limit_db), None),
         unlike=unlike,
+        rescaled=rescaled,
     )
+
+
+def _pair_tensors(
+    a: onnx.ModelProto, b: onnx.ModelProto, renamed: Mapping[str, str]
+) -> tuple[Sequence[TensorPair], tuple[str, ...]]:
+    """Return the tensors to compare, and the names of B's that equalization has made others."""
+    pairs, rescaled = match_tensors(a, b, renamed), unlike_tensors(a, b)
+    others = [pair for pair in pairs if {pair.a, pair.b, pair.unrounded} & rescaled]
+    return [pair for pair in pairs if pair not in others], tuple(pair.b for pair in others)
 
 
 def _open(model: ModelSource) -> Side:

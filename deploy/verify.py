@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deploy.differences import Difference
 from deploy.onnxrt import Array, Session, find_logits, iterate_batches, predict_classes
 from edgeq.core.errors import CalibError
+from edgeq.core.numerics import along_axis
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import Part, SampleSet
@@ -86,11 +87,13 @@ def verify_agreement(
     *,
     plan: QuantPlan,
     has_classes: bool = True,
+    channel_factors: Mapping[str, NDArray[np.float32]] | None = None,
     progress: Progress | None = None,
 ) -> AgreementResult:
     """Return how well `qdq_model` agrees with `teacher_model` on `samples`.
 
     Memory depends on the number of samples by one byte each. Without `has_classes` no output is taken for class scores.
+    Tensors whose channels equalization has multiplied by `channel_factors` are divided by them first.
 
     Raises:
         CalibError: if the sample set is empty.
@@ -103,6 +106,7 @@ def verify_agreement(
             mend="make one with `edgeq synth`",
         )
     progress = progress or NoProgress()
+    factors = channel_factors or {}
     view = GraphView(qdq_model)
     names = [*view.outputs, *_common_layers(GraphView(teacher_model), view)]
     differences = {name: Difference(name) for name in dict.fromkeys(names)}
@@ -118,7 +122,7 @@ def verify_agreement(
         want, got = (model.run(feed) for model in (teacher, student))
         for name, difference in differences.items():
             if name in view.outputs or name not in integers:
-                difference.add(want[name], got[name])
+                difference.add(want[name], _restored(got[name], factors.get(name)))
         figures = {}
         if logits is not None:
             matches.append(predict_classes(want[logits]) == predict_classes(got[logits]))
@@ -142,6 +146,11 @@ def verify_agreement(
         ),
         parts=parts,
     )
+
+
+def _restored(value: Array, factor: NDArray[np.float32] | None) -> Array:
+    """Return a tensor with its channels at their old sizes."""
+    return value if factor is None else value / along_axis(factor, value.ndim, 1)
 
 
 def _common_layers(teacher: GraphView, qdq: GraphView) -> list[str]:

@@ -126,6 +126,11 @@ def _print_tensors(result: CompareResult) -> None:
     typer.echo(f"{len(result.tensors)} tensors that both have, on {result.tensor_samples} samples")
     if result.unlike:
         typer.echo(f"left out, of another shape: {', '.join(result.unlike)}")
+    if result.rescaled:
+        typer.echo(
+            f"left out, because equalization has multiplied their channels: {len(result.rescaled)} tensors;"
+            " report.html of the build compares them"
+        )
     if result.first is None:
         typer.echo(f"no tensor is below {result.limit_db:g} dB")
     else:

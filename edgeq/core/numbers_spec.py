@@ -16,18 +16,23 @@ class RangesSpec(Spec):
         weights, activations: names of range initialisers.
         percentile: of the absolute values that "percentile" covers.
         equalize: true moves the scales of channels between consecutive layers first (`edgeq.quant.equalize`).
+        equalize_activations: strength, 0 to 1, with which channels that share a scale of fewer than 4 bits are brought
+            to one size first (`edgeq.quant.channels`).
     """
 
     weights: str = "mse"
     activations: str = "mse"
     percentile: float = 99.99
     equalize: bool = False
+    equalize_activations: float = 0.0
 
     def __post_init__(self) -> None:
         known = ("minmax", "batch_max", "percentile", "mse", "kl")
         told = "one of " + ", ".join(known)
         require(self, "weights", self.weights in known, told)
         require(self, "activations", self.activations in known, told)
+        strength = self.equalize_activations
+        require(self, "equalize_activations", 0 <= strength <= 1, "from 0 to 1")
         require(self, "percentile", 50 <= self.percentile <= 100, "from 50 to 100")
 
 

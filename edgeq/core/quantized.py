@@ -5,7 +5,7 @@ Numpy only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -27,11 +27,14 @@ class QuantizedValues:
             [] float32 per tensor, [C] float32 per channel.
         codes: by weight tensor name: int8, shape of the weight, within the decision's grid.
         floats: by tensor name: trained float32 tensors that stay float (biases), same shape as in the model.
+        channel_factors: by tensor name: [C] float32, by how much equalization has multiplied its channels (axis 1), so
+            that it is no longer the tensor of this name in the float model; others are left out.
     """
 
     scales: dict[str, NDArray[np.float32]]
     codes: dict[str, NDArray[np.int8]]
     floats: dict[str, NDArray[np.float32]]
+    channel_factors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def require_complete(self, plan: QuantPlan) -> None:
         """Check that every decision has its numbers and that they are legal.

@@ -1,7 +1,8 @@
 """Write a placement plan and its numbers as Q/DQ nodes into the user's own graph.
 
 Main entry: `insert_qdq`. Names, inputs, outputs, metadata and every node and initializer that the plan does not concern
-stay as they are. It decides nothing: places come from `QuantPlan`, numbers from `QuantizedValues`.
+stay as they are; equalized channels leave a note in the metadata (`rescaled`). It decides nothing: places come from
+`QuantPlan`, numbers from `QuantizedValues`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgeq.graph.codes import codes_name
 from edgeq.graph.fit_target import fit_target
 from edgeq.graph.integer_forms import fit_kernels
 from edgeq.graph.passes import PassResult
+from edgeq.graph.rescaled import mark_rescaled
 from edgeq.graph.unread import names_read, remove_unread
 from edgeq.graph.view import GraphView, node_id, unique_name
 
@@ -63,6 +65,7 @@ def insert_qdq(
     written = writer.finish()
     if card.flavour is GraphFlavour.ORT_CPU:
         fit_kernels(written)
+    mark_rescaled(written, values.channel_factors)
     return PassResult(
         model=written,
         changed=bool(writer.touched),

@@ -155,15 +155,16 @@ def verify_model(
     from edgeq.quant.storage import load_values
     from edgeq.quant.student import Student
 
+    values = load_values(folder / "trained.safetensors")
     agreement = verify_agreement(
         job.loaded.model,
         model,
         samples,
         plan=job.plan,
         has_classes=job.classes is not None,
+        channel_factors=values.channel_factors,
         progress=progress,
     )
-    values = load_values(folder / "trained.safetensors")
     student = Student.from_values(job.student_teacher, job.plan, values)
     twin = insert_qdq(job.folded, job.plan, values, card=job.card).model
     feed, pieces = _code_feed(job, samples)

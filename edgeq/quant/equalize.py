@@ -11,10 +11,13 @@ layer in the middle come out equal, too, because the sweeps are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edgeq.core.plan import OwnRange, QuantPlan, Role
@@ -34,12 +37,14 @@ HOMOGENEOUS = {
 SWEEPS = 20
 # Sweeps end when no channel is moved by more than this share.
 SMALLEST_MOVE = 1e-4
+# Factors nearer to 1 than this are noise of float32.
+SMALLEST_CHANGE = 1e-3
 # Factors beyond these come from channels that are all but switched off (the figures of jakc4103/DFQ).
 LARGEST_FACTOR = 1e8
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     """A convolution or matrix product with weight [out, in / groups, ...] and perhaps a bias [out]."""
 
     weight: nn.Parameter
@@ -67,7 +72,47 @@ def equalize(teacher: Teacher, plan: QuantPlan) -> tuple[Teacher, int]:
     return copy, len(pairs)
 
 
-def _equalize_pair(first: _Layer, second: _Layer) -> float:
+def channel_factors(
+    before: Teacher, after: Teacher, inputs: Sequence[Tensor]
+) -> dict[str, NDArray[np.float32]]:
+    """Return by how much equalization has multiplied the channels of tensors, [C] by tensor; others are left out.
+
+    Args:
+        before: the float teacher.
+        after: what equalization made of it; the same graph.
+        inputs: one batch, one tensor a graph input. A channel that it leaves empty has the factor 1.
+    """
+    sizes = [_ChannelSizes(teacher.module) for teacher in (before, after)]
+    with torch.no_grad():
+        for run in sizes:
+            run.run(*inputs)
+    was, now = (run.found for run in sizes)
+    factors = {name: now[name] / was[name].where(was[name] > 0, 1) for name in was}
+    factors = {name: item.where(was[name] > 0, 1) for name, item in factors.items()}
+    return {
+        name: item.cpu().numpy().astype(np.float32)
+        for name, item in factors.items()
+        if ((item - 1).abs() > SMALLEST_CHANGE).any()
+    }
+
+
+class _ChannelSizes(fx.Interpreter):
+    """Notes the largest absolute value of every channel of every tensor that has channels on axis 1."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, and note the sizes of its channels."""
+        value = super().run_node(n)
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if "tensor" in n.meta and is_float and value.ndim >= 2 and value.numel():
+            self.found[n.meta["tensor"]] = value.movedim(1, 0).flatten(1).abs().amax(1).double()
+        return value
+
+
+def _equalize_pair(first: Layer, second: Layer) -> float:
     """Equalize two layers in place; return the largest |log s|."""
     with torch.no_grad():
         ranges = first.weight.abs().flatten(1).amax(1)
@@ -75,23 +120,25 @@ def _equalize_pair(first: _Layer, second: _Layer) -> float:
         others = second.weight.abs().movedim(axis, 0).flatten(1).amax(1)
         factor = (ranges / others).sqrt().clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
         factor = torch.where((ranges > 0) & (others > 0), factor, torch.ones_like(factor))
-        first.weight.div_(_along(factor, first.weight, 0))
+        first.weight.div_(along(factor, first.weight, 0))
         if first.bias is not None:
             first.bias.div_(factor)
-        second.weight.mul_(_along(factor, second.weight, axis))
+        second.weight.mul_(along(factor, second.weight, axis))
         return float(factor.log().abs().max())
 
 
-def _along(factor: Tensor, weight: Tensor, axis: int) -> Tensor:
+def along(factor: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """Return `factor` [C] shaped to broadcast over `axis` of `weight`."""
     shape = [1] * weight.ndim
     shape[axis] = -1
     return factor.view(shape)
 
 
-def _pairs(teacher: Teacher, plan: QuantPlan) -> Iterator[tuple[_Layer, _Layer]]:
+def layers_of(teacher: Teacher, plan: QuantPlan) -> dict[fx.Node, Layer]:
+    """Return the layers whose channels may be rescaled: quantized weights [out, in, ...] that one layer reads."""
     nodes = teacher.module.graph.nodes
     of_node = {node.meta["onnx_node"]: node for node in nodes if "onnx_node" in node.meta}
-    layers: dict[fx.Node, _Layer] = {}
+    layers: dict[fx.Node, Layer] = {}
     for decision in plan.quantized(Role.WEIGHT):
         node = of_node[decision.sites[0].node]
         axis = decision.grid.axis if decision.grid is not None else None
@@ -100,18 +147,26 @@ def _pairs(teacher: Teacher, plan: QuantPlan) -> Iterator[tuple[_Layer, _Layer]]
             layer = _layer(teacher, node)
             if layer is not None:
                 layers[node] = layer
-    limited = {
-        teacher.fx_node_of[decision.tensor]
-        for decision in plan.quantized(Role.ACTIVATION)
-        if not (isinstance(decision.owner, OwnRange) and decision.owner.limit is None)
-    }
+    return layers
+
+
+def limited_tensors(teacher: Teacher, plan: QuantPlan) -> set[str]:
+    """Return the fx nodes of quantized activations whose range is given, so that their size must stay."""
+    owners = {decision.tensor: decision.owner for decision in plan.quantized(Role.ACTIVATION)}
+    free = {name for name, owner in owners.items() if owner == OwnRange()}
+    return {teacher.fx_node_of[name] for name in owners if plan.owner_of(name) not in free}
+
+
+def _pairs(teacher: Teacher, plan: QuantPlan) -> Iterator[tuple[Layer, Layer]]:
+    layers = layers_of(teacher, plan)
+    limited = limited_tensors(teacher, plan)
     for node, layer in layers.items():
         reader = _reader(node, limited)
         if reader in layers and _fits(layer, layers[reader]):
             yield layer, layers[reader]
 
 
-def _layer(teacher: Teacher, node: fx.Node) -> _Layer | None:
+def _layer(teacher: Teacher, node: fx.Node) -> Layer | None:
     """Return the layer of a node, None where its parameters have other readers."""
     found: list[nn.Parameter | None] = []
     for argument in (*node.args[1:3], None)[:2]:
@@ -127,7 +182,7 @@ def _layer(teacher: Teacher, node: fx.Node) -> _Layer | None:
     weight, bias = found
     if weight is None:
         return None
-    return _Layer(weight, bias, is_depthwise=weight.ndim > 2 and weight.shape[1] == 1)
+    return Layer(weight, bias, is_depthwise=weight.ndim > 2 and weight.shape[1] == 1)
 
 
 def _reader(node: fx.Node, limited: set[str]) -> fx.Node | None:
@@ -144,7 +199,7 @@ def _reader(node: fx.Node, limited: set[str]) -> fx.Node | None:
     return None
 
 
-def _fits(first: _Layer, second: _Layer) -> bool:
+def _fits(first: Layer, second: Layer) -> bool:
     """Return true if the input channels of `second` are the output channels of `first`, one by one."""
     channels = first.weight.shape[0]
     if second.is_depthwise:

@@ -7,17 +7,24 @@ reconstruction, training, correction. Each is off where the recipe leaves it out
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from edgeq.core.progress import NoProgress, Progress
-from edgeq.core.recipes import Recipe
+from edgeq.core.recipes import RangesSpec, Recipe
+from edgeq.quant.channels import coarse_activations, equalize_activations
 from edgeq.quant.correct import correct_outputs
-from edgeq.quant.equalize import equalize
+from edgeq.quant.equalize import channel_factors, equalize
 from edgeq.quant.reconstruct import reconstruct
 from edgeq.quant.student import Student, first_scales
 from edgeq.quant.train import TrainingProblem, all_samples, train_student
 from edgeq.teacher.compute import CPU
+from edgeq.teacher.teacher import Teacher
+
+# Samples that the sizes of channels are read from.
+EQUALIZED_ON = 64
 
 
 def find_numbers(
@@ -36,10 +43,13 @@ def find_numbers(
     """
     progress = progress or NoProgress()
     problem = dataclasses.replace(problem, teacher=problem.teacher.on(problem.compute.device))
-    if recipe.ranges.equalize:
-        teacher, _ = equalize(problem.teacher, problem.plan)
-        problem = dataclasses.replace(problem, teacher=teacher)
     x = all_samples(problem)
+    few = [item[:EQUALIZED_ON].float() for item in x]
+    teacher = _equalized(problem, recipe.ranges, few)
+    factors = {}
+    if teacher is not problem.teacher:
+        factors = channel_factors(problem.teacher, teacher, few)
+        problem = dataclasses.replace(problem, teacher=teacher)
     training = recipe.training
     shared = torch.from_numpy(problem.samples.share(training.range_samples))
     shown = [torch.split(item[shared].float(), training.batch) for item in x]
@@ -47,6 +57,7 @@ def find_numbers(
         problem.teacher, problem.plan, list(zip(*shown, strict=True)), recipe.ranges
     )
     student = Student(problem.teacher, problem.plan, scales)
+    student.channel_factors = factors
     history: list[dict[str, float]] = []
     # Units follow each other, and each is small: rank 0 fits them, the others get its student when training begins.
     if recipe.reconstruction.iterations and problem.compute.world.rank == 0:
@@ -63,3 +74,13 @@ def find_numbers(
         correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
     student.teacher.module.to(CPU)
     return student, history
+
+
+def _equalized(problem: TrainingProblem, spec: RangesSpec, few: Sequence[Tensor]) -> Teacher:
+    """Return the teacher after the equalizations that a recipe has: of the same function, itself where it has none."""
+    teacher = problem.teacher
+    if spec.equalize:
+        teacher, _ = equalize(teacher, problem.plan)
+    if spec.equalize_activations > 0 and coarse_activations(problem.plan):
+        teacher, _ = equalize_activations(teacher, problem.plan, few, spec.equalize_activations)
+    return teacher

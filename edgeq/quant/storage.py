@@ -13,11 +13,11 @@ from edgeq.core.errors import InputError
 from edgeq.core.files import write_bytes
 from edgeq.core.quantized import QuantizedValues
 
-_GROUPS = ("scales", "codes", "floats")
+_GROUPS = ("scales", "codes", "floats", "channel_factors")
 
 
 def save_values(values: QuantizedValues, path: Path) -> None:
-    """Write scales, codes and biases; keys are "group/tensor name", in the same order every time."""
+    """Write scales, codes, biases and channel factors; keys are "group/tensor name", in the same order every time."""
     arrays: dict[str, NDArray[np.generic]] = {}
     for group in _GROUPS:
         for name, array in sorted(getattr(values, group).items()):

@@ -48,12 +48,14 @@ class Student:
         teacher: the copy itself, quantizers inside; `with_outputs` works on it.
         plan: what is quantized.
         quantizers: by owner tensor.
+        channel_factors: of an equalized teacher; see `QuantizedValues`.
     """
 
     def __init__(self, teacher: Teacher, plan: QuantPlan, scales: Mapping[str, Tensor]) -> None:
         """Insert quantizers with the given `scales`, one an owner tensor, [] or [C]."""
         self.teacher = teacher.copy()
         self.plan = plan
+        self.channel_factors: dict[str, NDArray[np.float32]] = {}
         device = self.teacher.device
         self.quantizers = self._make_quantizers(scales)
         self._calls: dict[str, fx.Node] = {}
@@ -193,7 +195,9 @@ class Student:
                 high=grid.high,
                 axis=grid.axis or 0,
             ).astype(np.int8)
-        return QuantizedValues(scales=scales, codes=codes, floats=biases)
+        return QuantizedValues(
+            scales=scales, codes=codes, floats=biases, channel_factors=self.channel_factors
+        )
 
     def _fit_biases(
         self, scales: dict[str, NDArray[np.float32]], biases: dict[str, NDArray[np.float32]]

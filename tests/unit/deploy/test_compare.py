@@ -12,6 +12,7 @@ from deploy.compare import CompareResult, compare_models
 from deploy.onnxrt import Session, run_onnx
 from edgeq.core.errors import CalibError, DeviceError, InputError
 from edgeq.core.numerics import sqnr_db
+from edgeq.graph.rescaled import mark_rescaled
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
@@ -273,3 +274,15 @@ def test_a_file_without_a_batch_axis_takes_the_samples_one_by_one(teacher, sampl
     assert result.outputs[0].top1_match_ratio == (want.argmax(1) == got.argmax(1)).mean()
     assert result.first is not None
     assert result.first.op_type == "Tanh"
+
+
+def test_tensors_whose_channels_were_multiplied_are_left_out_and_named(teacher, qdq, samples):
+    plain = compare_models(teacher, qdq, samples)
+    mark_rescaled(qdq, {"c1": np.ones(4, np.float32), "r1": np.ones(4, np.float32)})
+    found = compare_models(teacher, qdq, samples)
+    gone = {item.b for item in plain.tensors} - {item.b for item in found.tensors}
+    assert gone
+    assert gone <= set(found.rescaled)
+    assert {"c1", "r1"} <= set(found.rescaled)
+    assert "s" in {item.b for item in found.tensors}
+    assert found.outputs == plain.outputs

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from deploy.onnxrt import run_onnx
 from deploy.verify import (
@@ -72,6 +73,21 @@ def test_layers_are_the_weighted_operators_and_additions_in_graph_order(
     found = [(item.tensor, item.op_type) for item in result.layers]
     assert found == [("c1", "Conv"), ("c2", "Conv"), ("s", "Add"), ("logits", "Gemm")]
     assert [item.tensor for item in result.outputs] == ["logits"]
+
+
+def test_a_tensor_whose_channels_were_multiplied_is_compared_at_its_old_sizes(
+    teacher, qdq, samples, plan
+):
+    factors = {"c1": np.float32([1, 2, 4, 0.5])}
+    plain = verify_agreement(teacher, qdq, samples, plan=plan)
+    for name in ("w1", "b1"):
+        weight = next(item for item in qdq.graph.initializer if item.name == name)
+        array = numpy_helper.to_array(weight)
+        scaled = array * factors["c1"].reshape(-1, *[1] * (array.ndim - 1))
+        weight.CopyFrom(numpy_helper.from_array(scaled, name))
+    found = verify_agreement(teacher, qdq, samples, plan=plan, channel_factors=factors)
+    assert found.layers[0].tensor == "c1"
+    assert found.layers[0].sqnr_db == pytest.approx(plain.layers[0].sqnr_db, abs=1e-3)
 
 
 def test_a_tensor_that_only_one_model_has_is_no_layer(teacher, qdq, samples, plan):

@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 
-from edgeq.quant.equalize import equalize
+from edgeq.quant.equalize import channel_factors, equalize
+from edgeq.teacher.teacher import run_and_capture
 
 CHAIN = """g (float[N,3,8,8] x) => (float[N,5] y)
 <float[6,3,3,3] w0, float[6] b0, float[6,1,3,3] w1, float[6] b1, float[5,6,1,1] w2, float[5] b2>
@@ -96,3 +97,15 @@ def test_the_teacher_that_was_given_stays(chain):
     equalize(chain.teacher, chain.plan)
     assert torch.equal(weight(chain.teacher, "w0"), before)
     assert isinstance(chain.model, onnx.ModelProto)
+
+
+def test_channel_factors_tell_what_has_become_of_each_tensor(chain):
+    other, _ = equalize(chain.teacher, chain.plan)
+    factors = channel_factors(chain.teacher, other, [chain.x])
+    assert set(factors) == {"c0", "r0", "c1", "r1"}
+    _, before = run_and_capture(chain.teacher, [chain.x], list(factors))
+    _, after = run_and_capture(other, [chain.x], list(factors))
+    for name, factor in factors.items():
+        restored = after[name] / torch.from_numpy(factor).view(-1, 1, 1)
+        atol = 1e-4 * float(before[name].abs().max())
+        torch.testing.assert_close(restored, before[name], rtol=1e-4, atol=atol)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -12,13 +14,14 @@ VALUES = QuantizedValues(
     scales={"/conv/w": np.float32([0.1, 0.2]), "x": np.array(0.5, np.float32)},
     codes={"/conv/w": np.arange(-6, 6, dtype=np.int8).reshape(3, 4).T},
     floats={"b": np.float32([1.5])},
+    channel_factors={"c": np.float32([1, 2])},
 )
 
 
 def test_values_come_back_with_names_shapes_types_and_bits(tmp_path):
     save_values(VALUES, tmp_path / "v.safetensors")
     found = load_values(tmp_path / "v.safetensors")
-    for group in ("scales", "codes", "floats"):
+    for group in ("scales", "codes", "floats", "channel_factors"):
         wanted, got = getattr(VALUES, group), getattr(found, group)
         assert set(got) == set(wanted)
         for name, array in wanted.items():
@@ -27,9 +30,7 @@ def test_values_come_back_with_names_shapes_types_and_bits(tmp_path):
 
 
 def test_the_same_values_give_the_same_bytes_whatever_their_order(tmp_path):
-    backwards = QuantizedValues(
-        scales=dict(reversed(VALUES.scales.items())), codes=VALUES.codes, floats=VALUES.floats
-    )
+    backwards = dataclasses.replace(VALUES, scales=dict(reversed(VALUES.scales.items())))
     save_values(VALUES, tmp_path / "a")
     save_values(backwards, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
