@@ -33,7 +33,8 @@ samples, the numbers half finds scales and codes on them. A recipe of one half h
   side on a busy machine. Each half is cut or stretched, in steps and samples, to fill the budget; ranges alone end
   early. A sample set is made once for a data half, seed and budget, and its cost counts in every row that uses it.
 - **Cells**: mean drop in points of top-1 ± standard deviation of three seeds; another number of seeds is in
-  parentheses. `-` was not measured. The least mean of a column is bold. `*`: the recipe's figures have changed since.
+  parentheses. `-` was not measured. The least mean of a column is bold. `*`: the recipe's figures, or the grids, have
+  changed since.
 - **Other columns**: means over the bits of the row. *Passes* are samples that went through the teacher, forward and
   backward; a part of the network counts as its share of layers. *MB* is the largest resident memory of the process,
   libraries included.

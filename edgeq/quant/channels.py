@@ -229,7 +229,8 @@ class _ChannelTracer(fx.Interpreter):
 
 
 def _has_channels(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return is_float and value.ndim >= 2 and value.numel() > 0
 
 
 def _log_sizes(value: Tensor) -> Tensor:
