@@ -82,7 +82,14 @@ def read_codes(
 
 
 def _is_wide(codes: Mapping[str, NDArray[np.int16]], name: str, x: Array) -> bool:
-    return name in codes and x.ndim > 1 and codes[name].shape[1] > x.shape[1]
+    """Return true if the codes of an input have more channels than it has, and are like it else.
+
+    In a file without a batch axis axis 1 is another one.
+    """
+    if name not in codes or x.ndim < 2 or codes[name].ndim != x.ndim:
+        return False
+    (count, wide, *positions), (own_count, own, *own_positions) = codes[name].shape, x.shape
+    return wide > own and (count, positions) == (own_count, own_positions)
 
 
 def quantizer_outputs(qdq_model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:

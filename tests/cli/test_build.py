@@ -218,7 +218,8 @@ def test_narrow_grids_travel_in_int8_and_agree_within_one_code(edgeq, digits, ti
     weights = [numpy_helper.to_array(item) for item in model.graph.initializer]
     codes = [array for array in weights if array.dtype == np.int8 and array.ndim > 1]
     assert len(codes) == 9
-    assert max(int(np.abs(array.astype(int)).max()) for array in codes) == 2 ** (width - 1) - 1
+    assert min(int(array.min()) for array in codes) == -(2 ** (width - 1))
+    assert max(int(array.max()) for array in codes) == 2 ** (width - 1) - 1
     assert _widest_activation(model) <= 2**activation_width
 
 
