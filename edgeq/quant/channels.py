@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, fx
 
 from edgeq.core.plan import QuantPlan, Role
-from edgeq.quant.equalize import Layer, along, layers_of, limited_tensors
+from edgeq.quant.equalize import (
+    Layer,
+    along,
+    channel_sizes,
+    has_channels,
+    layers_of,
+    limited_tensors,
+)
 from edgeq.quant.student import require_grid
 from edgeq.teacher.teacher import Teacher
 
@@ -152,7 +159,7 @@ class _ChannelTracer(fx.Interpreter):
 
     def _follow(self, n: fx.Node, value: Any) -> list[int] | None:
         """Return the classes of the channels of `n`; None if it has none, or is no function that keeps them."""
-        if n.op != "call_function" or not _has_channels(value):
+        if n.op != "call_function" or not has_channels(value):
             return None
         op = n.meta.get("onnx_op")
         if n in self.layers:
@@ -196,18 +203,18 @@ class _ChannelTracer(fx.Interpreter):
 
         def numbered(source: fx.Node) -> Any:
             held = self.env[source]
-            if not _has_channels(held) or source.op == "get_attr":
+            if not has_channels(held) or source.op == "get_attr":
                 return held
             classes = self._classes.get(source, [_FIXED] * held.shape[1])
-            numbers = along(torch.tensor(classes, dtype=torch.float64), held, 1)
-            return numbers.expand(held.shape)
+            numbers = torch.tensor(classes, dtype=torch.float64, device=held.device)
+            return along(numbers, held, 1).expand(held.shape)
 
         def emptied(source: fx.Node) -> Any:
             held = numbered(source)
             return torch.zeros_like(held) if held is not self.env[source] else held
 
         run = [fx.node.map_arg((n.args, n.kwargs), fill) for fill in (numbered, emptied)]
-        found, empty = (n.target(*args, **kwargs) for args, kwargs in run)  # type: ignore[operator]
+        found, empty = (self.call_function(n.target, args, kwargs) for args, kwargs in run)
         rows = found.movedim(1, 0).flatten(1)
         classes = rows.amax(1)
         is_whole = ((rows == classes[:, None]) | (rows == _NOTHING)).all()
@@ -228,15 +235,10 @@ class _ChannelTracer(fx.Interpreter):
         return index
 
 
-def _has_channels(value: Any) -> bool:
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return is_float and value.ndim >= 2 and value.numel() > 0
-
-
 def _log_sizes(value: Tensor) -> Tensor:
     """Return the logarithm of the largest absolute value of every channel, by the largest one of them, [C], float64.
 
     It is NaN for a channel without values.
     """
-    sizes = value.movedim(1, 0).flatten(1).abs().amax(1).double()
+    sizes = channel_sizes(value)
     return torch.where(sizes > 0, (sizes / sizes.max()).log(), torch.nan).cpu()

@@ -87,8 +87,7 @@ def channel_factors(
         for run in sizes:
             run.run(*inputs)
     was, now = (run.found for run in sizes)
-    factors = {name: now[name] / was[name].where(was[name] > 0, 1) for name in was}
-    factors = {name: item.where(was[name] > 0, 1) for name, item in factors.items()}
+    factors = {name: torch.where(was[name] > 0, now[name] / was[name], 1.0) for name in was}
     return {
         name: item.cpu().numpy().astype(np.float32)
         for name, item in factors.items()
@@ -106,10 +105,20 @@ class _ChannelSizes(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and note the sizes of its channels."""
         value = super().run_node(n)
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        if "tensor" in n.meta and is_float and value.ndim >= 2 and value.numel():
-            self.found[n.meta["tensor"]] = value.movedim(1, 0).flatten(1).abs().amax(1).double()
+        if "tensor" in n.meta and has_channels(value):
+            self.found[n.meta["tensor"]] = channel_sizes(value)
         return value
+
+
+def has_channels(value: Any) -> bool:
+    """Return true for what channels on axis 1 can be looked for in: floats, two axes at least, not empty."""
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return is_float and value.ndim >= 2 and value.numel() > 0
+
+
+def channel_sizes(value: Tensor) -> Tensor:
+    """Return the largest absolute value of every channel of `value` [N, C, ...], [C], float64."""
+    return value.movedim(1, 0).flatten(1).abs().amax(1).double()
 
 
 def _equalize_pair(first: Layer, second: Layer) -> float:

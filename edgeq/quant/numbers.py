@@ -18,8 +18,8 @@ from edgeq.quant.channels import coarse_activations, equalize_activations
 from edgeq.quant.correct import correct_outputs
 from edgeq.quant.equalize import channel_factors, equalize
 from edgeq.quant.reconstruct import reconstruct
-from edgeq.quant.student import Student, first_scales
-from edgeq.quant.train import TrainingProblem, all_samples, train_student
+from edgeq.quant.student import Student
+from edgeq.quant.train import TrainingProblem, all_samples, first_student, train_student
 from edgeq.teacher.compute import CPU
 from edgeq.teacher.teacher import Teacher
 
@@ -51,12 +51,7 @@ def find_numbers(
         factors = channel_factors(problem.teacher, teacher, few)
         problem = dataclasses.replace(problem, teacher=teacher)
     training = recipe.training
-    shared = torch.from_numpy(problem.samples.share(training.range_samples))
-    shown = [torch.split(item[shared].float(), training.batch) for item in x]
-    scales = first_scales(
-        problem.teacher, problem.plan, list(zip(*shown, strict=True)), recipe.ranges
-    )
-    student = Student(problem.teacher, problem.plan, scales)
+    student = first_student(problem, training, recipe.ranges)
     student.channel_factors = factors
     history: list[dict[str, float]] = []
     # Units follow each other, and each is small: rank 0 fits them, the others get its student when training begins.
@@ -70,7 +65,8 @@ def find_numbers(
         )
         history += rows
     if recipe.correction.bias or recipe.correction.variance:
-        limited = [item[shared].float() for item in x]
+        index = torch.from_numpy(problem.samples.share(training.range_samples))
+        limited = [item[index].float() for item in x]
         correct_outputs(problem, student, limited, recipe.correction, batch=training.batch)
     student.teacher.module.to(CPU)
     return student, history

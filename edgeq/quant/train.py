@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from edgeq.core.errors import BuildError, InputError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
-from edgeq.core.recipes import TrainingSpec
+from edgeq.core.recipes import RangesSpec, TrainingSpec
 from edgeq.core.samples import SampleSet
 from edgeq.core.seeds import derive_seed
 from edgeq.core.specs import InputSpec, Layout
@@ -31,7 +31,7 @@ from edgeq.quant.objectives import (
     mean_square,
     relative_error,
 )
-from edgeq.quant.student import Student, first_scales
+from edgeq.quant.student import SEARCHED, Student, first_scales
 from edgeq.teacher.compute import PLAIN, Compute, make_adam
 from edgeq.teacher.teacher import Teacher, with_outputs
 from edgeq.teacher.world import World
@@ -90,11 +90,7 @@ def train_student(
     problem = dataclasses.replace(problem, teacher=problem.teacher.on(device))
     x = all_samples(problem)
     progress.start("train", max(spec.steps, 1), "step")
-    if student is None:
-        index = torch.from_numpy(problem.samples.share(spec.range_samples))
-        shown = [torch.split(item[index].float(), spec.batch) for item in x]
-        ranges = first_scales(problem.teacher, problem.plan, list(zip(*shown, strict=True)))
-        student = Student(problem.teacher, problem.plan, ranges)
+    student = student or first_student(problem, spec)
     history: list[dict[str, float]] = []
     world = problem.compute.world
     world.spread(student.teacher.module.parameters())
@@ -126,6 +122,17 @@ def train_student(
         else f"{len(student.quantizers)} ranges set, no training step asked for"
     )
     return student, history
+
+
+def first_student(
+    problem: TrainingProblem, spec: TrainingSpec, ranges: RangesSpec = SEARCHED
+) -> Student:
+    """Return the student with its first scales, read from `spec.range_samples` samples as `ranges` says."""
+    index = torch.from_numpy(problem.samples.share(spec.range_samples))
+    shown = [torch.split(item[index].float(), spec.batch) for item in all_samples(problem)]
+    batches = list(zip(*shown, strict=True))
+    scales = first_scales(problem.teacher, problem.plan, batches, ranges)
+    return Student(problem.teacher, problem.plan, scales)
 
 
 def _require_samples(own: slice, world: World) -> None:
