@@ -6,8 +6,9 @@
 Networks: the CIFAR-10 teacher of the fixtures, and MobileNetV2 and ResNet-50 at 224 (benchmarks/image_nets.py). Each is
 built once at w8a8 by the stages of `edgeq build --target cpu`, without training steps (latency does not depend on
 values), and quantized by quantize_static at its best: after quant_pre_process, U8S8, a scale a channel, in Q/DQ and in
-QOperator form. All files run in one process; in every round each is called a few times in a row (so that it finds
-its own caches), in an order that turns, and the median of these calls counts. Ratios are medians over rounds of two
+QOperator form. All files run in one process, with inputs and outputs that stay where they are (IO binding, as in
+tools/bench_latency.py); in every round each is called for a while that does not count and then a few times in a row,
+in an order that turns, and the median of these calls counts. Ratios are medians over rounds of two
 times of the same round. Two sessions of one file differ by up to 2 %, by where their memory lies: so all sessions are
 made anew several times, and a second session of quantize_static's file shows what is left of it. With one thread the
 clock is that thread's processor time, which is the latency on an idle machine and does not count what others take on a
@@ -41,6 +42,7 @@ from results_page import CPU_RECORD, write_page
 import edgeq
 from deploy.fusions import read_fusions
 from deploy.onnxrt import Session
+from deploy.providers import bind_call
 from edgeq.core.files import read_json, write_json
 from edgeq.core.progress import NoProgress
 from edgeq.core.samples import SampleSet
@@ -59,6 +61,9 @@ LEAST_ROUNDS = 3
 SESSIONS = 6
 # Calls in a row: at most, and for how long at most if more than one.
 CALLS, CALLS_MS = 20, 20.0
+# Calls before those, if they are short: a file finds its caches, and workers come up from a rest, which takes them some
+# 50 calls of 0.14 ms.
+WARM_MS = 10.0
 # ONNX Runtime's workers spin for 34 to 37 ms after a call (1.31.1); those of the file before would take a core from the
 # next one, whose calls in a row are shorter than that.
 REST_S = 0.05
@@ -182,13 +187,14 @@ def compare(
     order = list(files)
     rounds = 0
     for _ in range(SESSIONS):
-        sessions = {
-            name: Session(files[name], optimise=True, threads=threads).runtime for name in order
+        calls = {
+            name: bind_call(Session(files[name], optimise=True, threads=threads), feed, "cpu")
+            for name in order
         }
-        for session in sessions.values():
+        for call in calls.values():
             for _ in range(3):
-                session.run(None, feed)
-        rounds += time_rounds(sessions, feed, times, threads=threads, limit_s=limit_s / SESSIONS)
+                call()
+        rounds += time_rounds(calls, times, threads=threads, limit_s=limit_s / SESSIONS)
         order = [*order[1:], order[0]]
     return {
         "clock": "processor" if threads == 1 else "wall",
@@ -201,23 +207,22 @@ def compare(
 
 
 def time_rounds(
-    sessions: Mapping[str, onnxruntime.InferenceSession],
-    feed: dict[str, np.ndarray],
+    calls: Mapping[str, Callable[[], None]],
     times: Mapping[str, list[float]],
     *,
     threads: int,
     limit_s: float,
 ) -> int:
-    """Time every session once a round, in an order that turns, and return the number of rounds."""
+    """Time every file once a round, in an order that turns, and return the number of rounds."""
     clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
-    order = list(sessions)
+    order = list(calls)
     end = time.perf_counter() + limit_s
     rounds = 0
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
         for name in order:
             if threads > 1:
                 time.sleep(REST_S)
-            times[name].append(time_calls(sessions[name], feed, clock))
+            times[name].append(time_calls(calls[name], clock))
         order = [*order[1:], order[0]]
         rounds += 1
     return rounds
@@ -228,14 +233,16 @@ def ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
     return round(float(np.median(np.array(times[name]) / np.array(times[other]))), 3)
 
 
-def time_calls(
-    session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray], clock: Callable[[], int]
-) -> float:
-    """Return the median time of some calls in a row, in ms."""
+def time_calls(call: Callable[[], None], clock: Callable[[], int]) -> float:
+    """Return the median time of some calls in a row, in ms, after others that warm up."""
+    end = time.perf_counter() + WARM_MS / 1e3
+    call()
+    while time.perf_counter() < end:
+        call()
     found: list[float] = []
     while not found or (len(found) < CALLS and sum(found) + found[0] < CALLS_MS):
         start = clock()
-        session.run(None, feed)
+        call()
         found.append((clock() - start) / 1e6)
     return float(np.median(found))
 
