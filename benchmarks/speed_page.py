@@ -53,7 +53,10 @@ What makes them fast, each kept because it measured faster with the same result:
 
 - **bfloat16 in synthesis** where the processor multiplies it (AVX512_BF16, AMX): convolutions and products of
   matrices by autocast, statistics and losses in float32. A network that bfloat16 does not carry is found by one run
-  at the start, and computed in float32. Training and reconstruction stay in float32.
+  at the start, and computed in float32. Training and reconstruction stay in float32: in bfloat16 a training step took
+  a fifth less time, and the student of as many steps was further from its teacher by 2 % (KL on test pictures 0.0429
+  against 0.0422 and 0.0409 against 0.0400: w4a4, 1,500 steps, two sample sets, one seed), so there was no gain a
+  second.
 - **Statistics where the tensor is made**, in one pass over it, and back in one more; all layers are then compared
   as one.
 - **BatchNormalization of constants** goes back by one product, to which the gradient of the layer's statistics is
