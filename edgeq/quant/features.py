@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
+
+from edgeq.core.errors import InputError
 
 
 class Features:
@@ -20,13 +24,18 @@ class Features:
     """
 
     def __init__(self, batches: Iterable[Tensor], count: int) -> None:
-        """Write the values of `count` samples, which come batch by batch."""
+        """Write the values of `count` samples, which come batch by batch.
+
+        Raises:
+            InputError: if the folder for temporary files has no room for them.
+        """
         file: NDArray[np.float32] | None = None
         done = 0
         for batch in batches:
             if file is None:
                 shape = (count, *batch.shape[1:])
                 with tempfile.TemporaryFile() as nameless:  # the mapping keeps it
+                    _reserve(nameless.fileno(), 4 * math.prod(shape))
                     file = np.memmap(nameless, np.float32, mode="w+", shape=shape)
             file[done : done + len(batch)] = batch.detach().float().cpu().numpy()
             self._dtype, self._device = batch.dtype, batch.device
@@ -46,6 +55,20 @@ class Features:
         for start in range(0, len(self), size):
             rows = np.array(self._file[start : start + size])
             yield torch.from_numpy(rows).to(self._device, self._dtype)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the room of a file at once: a mapped page that finds none later ends the process without a word (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise InputError(
+            f"no room for {size / 2**20:.0f} MB of features in {tempfile.gettempdir()}",
+            why=f"what a unit reads and makes lies in the folder for temporary files ({error.strerror})",
+            mend="free some space there, set TMPDIR to another folder, or take a smaller --set synthesis.samples",
+        ) from error
 
 
 class FeatureStore:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from edgeq.core.errors import InputError
 from edgeq.quant.features import FeatureStore
 
 
@@ -36,3 +38,21 @@ def test_nothing_lies_in_the_folder_for_temporary_files_while_features_are_in_us
     found = FeatureStore(batch=2).put(torch.ones(5, 4))
     assert list(folder.iterdir()) == []
     assert found.pick(torch.arange(5)).sum() == 20
+
+
+@pytest.fixture
+def small_files():
+    """Let this process write no file of more than a megabyte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_features_that_find_no_room_are_told_before_anything_is_written(folder, small_files):
+    store = FeatureStore(batch=2)
+    assert len(store.put(torch.ones(2, 2**10))) == 2
+    with pytest.raises(InputError, match=r"no room for 4 MB of features") as caught:
+        store.put(torch.ones(4, 2**18))
+    assert "TMPDIR" in caught.value.mend
+    assert list(folder.iterdir()) == []
