@@ -181,7 +181,7 @@ def test_a_picture_without_a_batch_axis_is_built(build_net, edgeq, case, is_sque
     text = text.replace("[N,5]", "[5]" if is_squeezed else "[1,5]")
     if is_squeezed:
         text = text.replace("y = Gemm", "k = Gemm").replace(HEAD[-2:], " y = Squeeze (k, front) }")
-    built = build_net(text)
+    built = build_net(text, "--set", "training.activation_map=1")
     sizes = tuple(map(int, shape.split(",")))
     assert built.samples().samples.shape == (16, *sizes)
     assert (built.folder / "samples" / "preview.png").is_file()
