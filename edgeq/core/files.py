@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, Callable, Iterator
 
 from edgeq.core.errors import InputError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Errors of a file system or a quota that is full.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
     # numpy tells of a write that came out short without an errno.
-    if error.errno is None or error.errno in _NO_ROOM:
+    if error.errno is None or error.errno in NO_ROOM:
         return InputError(
             f"no room to write {path.name}",
             why=f"the file system or the quota is full ({error.strerror or error}); finished stages are kept",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from edgeq.core.errors import InputError
+from edgeq.core.files import NO_ROOM
 
 
 class Features:
@@ -64,6 +65,8 @@ def _reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
+        if error.errno not in NO_ROOM:  # a file system that takes no room in advance
+            return
         raise InputError(
             f"no room for {size / 2**20:.0f} MB of features in {tempfile.gettempdir()}",
             why=f"what a unit reads and makes lies in the folder for temporary files ({error.strerror})",

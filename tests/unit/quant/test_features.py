@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import tempfile
 from pathlib import Path
@@ -56,3 +58,11 @@ def test_features_that_find_no_room_are_told_before_anything_is_written(folder, 
         store.put(torch.ones(4, 2**18))
     assert "TMPDIR" in caught.value.mend
     assert list(folder.iterdir()) == []
+
+
+def test_a_file_system_that_reserves_no_room_is_written_to_as_it_is(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert len(FeatureStore(batch=2).put(torch.ones(3, 2))) == 3
