@@ -1,7 +1,8 @@
 """Run the two halves of a recipe inside a budget of seconds; for benchmarks/table.py.
 
-Seconds of a budget are processor seconds of one thread: what the clock shows on a core that nobody else uses. Both are
-on record. Sample sets are kept in a folder between rows and between processes, with what making them cost.
+Seconds of a budget are processor seconds of one thread: what the clock shows on a core that nobody else uses. How many
+steps they are is on record (costs.py), and so is what they took in the end, which is more on a busy machine. Sample
+sets are kept in a folder between rows and between processes, with what making them cost.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from budgets import (
     cut_data,
     cut_numbers,
     data_work,
-    fit_line,
     numbers_work,
 )
+from costs import Costs, time_line
 from meters import Usage, metered
 from paper import as_in_papers
 from published import own_settings
@@ -39,8 +40,6 @@ from edgeq.pipeline.job import Job, prepare
 ROOT = Path(__file__).parents[1]
 # What a data half gets of the budget; a recipe that has both halves has its own proportion.
 DATA_SHARE = 0.5
-# A second short run takes about this long, so that its seconds are more than noise.
-PROBE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +59,12 @@ class Budget:
 
 
 class Halves:
-    """Makes sample sets and numbers for one network; remembers how fast each loop is."""
+    """Makes sample sets and numbers for one network."""
 
-    def __init__(self, model: Path, keep: Path) -> None:
+    def __init__(self, model: Path, keep: Path, costs: Costs) -> None:
         self._model = model
         self._keep = keep
-        self._lines: dict[tuple[object, ...], Line] = {}
+        self._costs = costs
         sources = sorted((ROOT / "calib").glob("*.py"))
         self._sources = digest_of([digest_file(path) for path in (*sources, model)])
 
@@ -143,7 +142,12 @@ class Halves:
         made = scratch / "made"
         with metered(job.teacher.module) as usage:
             stages.make_samples(job, made)
-        facts = {**dataclasses.asdict(usage), "settings": cut.settings, "scale": cut.scale}
+        facts = {
+            **dataclasses.asdict(usage),
+            "planned_s": line.seconds(data_work(job.recipe.synthesis)),
+            "settings": cut.settings,
+            "scale": cut.scale,
+        }
         write_json(made / "facts.json", facts)
         return made
 
@@ -151,27 +155,32 @@ class Halves:
         return load_recipe(data, effort=effort).synthesis
 
     def _data_line(self, data: str, seed: int, scratch: Path) -> Line:
-        """Return the seconds of a data half by its work, from two short runs; the last one stays in `scratch`."""
+        """Return the seconds of a data half by its work."""
         base = self._effort(data, Effort.QUICK)
 
         def run(iterations: int) -> tuple[float, float]:
-            share = iterations / base.iterations
-            settings = {
-                "synthesis.samples": str(base.samples),
-                "synthesis.iterations": str(iterations),
-                "synthesis.centre_iterations": str(max(1, round(base.centre_iterations * share))),
-            }
-            job = self.prepare(data, "w4a4", seed, setting="deploy", settings=settings)
-            with metered(job.teacher.module) as usage:
-                stages.make_samples(job, scratch / "probe")
-            return data_work(job.recipe.synthesis), usage.cpu_s
+            return self._make_probe(data, seed, iterations, scratch)
 
-        key = ("data", data)
-        if key not in self._lines:
-            self._lines[key] = _probe(run) if data_work(base) else Line(start=run(1)[1], each=1.0)
-        elif not (scratch / "probe").exists():
-            run(1)
-        return self._lines[key]
+        def measure() -> Line:
+            return time_line(run) if data_work(base) else Line(start=run(1)[1], each=1.0)
+
+        return self._costs.line(f"data/{data}", base.digest(), measure)
+
+    def _make_probe(
+        self, data: str, seed: int, iterations: int, scratch: Path
+    ) -> tuple[float, float]:
+        """Make a few samples in a subfolder of `scratch`; return their work and seconds."""
+        base = self._effort(data, Effort.QUICK)
+        share = iterations / base.iterations
+        settings = {
+            "synthesis.samples": str(base.samples),
+            "synthesis.iterations": str(iterations),
+            "synthesis.centre_iterations": str(max(1, round(base.centre_iterations * share))),
+        }
+        job = self.prepare(data, "w4a4", seed, setting="deploy", settings=settings)
+        with metered(job.teacher.module) as usage:
+            stages.make_samples(job, scratch / "probe")
+        return data_work(job.recipe.synthesis), usage.cpu_s
 
     def _data_share(self, data: str, line: Line, scratch: Path) -> float:
         """Return the share of the budget for the data half of a recipe."""
@@ -183,6 +192,8 @@ class Halves:
             return self.prepare(data, "w4a4", 0, setting="deploy", settings=settings)
 
         samples = scratch / "probe" / "samples"
+        if not samples.exists():
+            self._make_probe(data, 0, 1, scratch)
         numbers = self._numbers_line(recipe, samples, scratch / "numbers", job_of, "deploy")
         seconds = line.seconds(data_work(recipe.synthesis))
         return seconds / (seconds + numbers.seconds(numbers_work(recipe)))
@@ -195,15 +206,18 @@ class Halves:
         job_of: Callable[[dict[str, str]], Job],
         setting: str,
     ) -> Line:
-        """Return the seconds of a numbers half by its work, from two short runs."""
+        """Return the seconds of a numbers half by its work."""
         kinds = {
             "training.steps": recipe.training.steps,
             "reconstruction.iterations": recipe.reconstruction.iterations,
         }
         loops = [key for key, count in kinds.items() if count]
+        if not loops:
+            return Line(start=0.0, each=1.0)
         found = SampleSet.load(samples)
-        count = len(found) if recipe.reconstruction.iterations else 0
-        key = ("numbers", recipe.numbers, recipe.training.batch, count, setting)
+        name = f"numbers/{recipe.numbers}/{setting}"
+        if recipe.reconstruction.iterations:  # which first writes the features of every sample
+            name += f"/{len(found)}"
 
         def run(steps: int) -> tuple[float, float]:
             job = job_of(dict.fromkeys(loops, str(steps)))
@@ -211,13 +225,5 @@ class Halves:
                 stages.make_values(job, found, folder)
             return steps * len(loops), usage.cpu_s
 
-        if key not in self._lines:
-            self._lines[key] = _probe(run) if loops else Line(start=0.0, each=1.0)
-        return self._lines[key]
-
-
-def _probe(run: Callable[[int], tuple[float, float]]) -> Line:
-    """Return the seconds by work of `run`, which is told how many steps to take."""
-    _, seconds = run(2)  # the first one also warms libraries up
-    more = 2 + min(max(4, round(PROBE_S / (seconds / 2))), 20)
-    return fit_line(run(2), run(more))
+        figures = {key: value for key, value in recipe.tables().items() if key != "synthesis"}
+        return self._costs.line(name, digest_of(figures), lambda: time_line(run))

@@ -8,8 +8,9 @@ Settings: `deploy` is what `edgeq build` writes for jetson-orin (first and last 
 Runtime with graph optimisation off; `paper`: see benchmarks/paper.py. All test pictures, once, after the last step.
 
 Budget: every row has the same processor seconds of one thread. Half of them are for the samples (edgeq divides them as
-its standard effort does), and the numbers have what is left. Short runs tell how many iterations and steps that is;
-ranges alone end early. Samples are made once for a data recipe, seed and budget, and their cost counts in every row.
+its standard effort does), and the numbers have what is left. Short runs told once how many iterations and steps that is
+(costs.py); ranges alone end early. Samples are made once for a data recipe, seed and budget, and their cost counts in
+every row.
 
 One process, one thread. Several processes may run at once; each figure is on record when it is printed. What is on
 record is skipped, unless the figures of its recipe have changed since: each has a stamp of them (table_rows.py). The
@@ -30,6 +31,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from costs import Costs
 from fixtures import add_fixtures, cifar10_of
 from halves import Budget, Halves
 from numpy.typing import NDArray
@@ -79,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cifar10 = cifar10_of(options)
     torch.set_num_threads(1)
     commit = tell_commit()
-    bench = TableBench(cifar10, options.keep)
+    costs = Costs(options.record.with_name("costs.json"))
+    bench = TableBench(cifar10, options.keep, costs)
     queue = [
         (setting, bits, name, seed, budget)
         for budget in (read_budget(text, options.cap) for text in options.budget)
@@ -117,10 +120,10 @@ def tell(figures: dict[str, Any]) -> str:
 class TableBench:
     """Runs rows; keeps sample sets, pictures and the float accuracy between them."""
 
-    def __init__(self, fixtures: Path, keep: Path) -> None:
+    def __init__(self, fixtures: Path, keep: Path, costs: Costs) -> None:
         self._archive = fixtures / "test.zip"
         self._keep = keep
-        self._halves = Halves(fixtures / "resnet20_bn.onnx", keep)
+        self._halves = Halves(fixtures / "resnet20_bn.onnx", keep, costs)
         self._float: float | None = None
 
     def run(
@@ -128,7 +131,7 @@ class TableBench:
     ) -> dict[str, Any]:
         """Return the figures of one row."""
         made, data = self._halves.make_samples(recipe.data, seed, budget)
-        left_s = budget.seconds - data["cpu_s"]
+        left_s = budget.seconds - data["planned_s"]
         with tempfile.TemporaryDirectory(dir=self._keep) as scratch:
             folder = Path(scratch)
             job, cut, numbers = self._halves.make_numbers(

@@ -31,7 +31,8 @@ samples, the numbers half finds scales and codes on them. A recipe of one half h
 - **Budget**: the processor seconds of one thread that both halves have together, evaluation apart. They are what the
   clock shows on a core that nobody else uses; wall time is beside them, and longer where rows were measured side by
   side on a busy machine. Each half is cut or stretched, in steps and samples, to fill the budget; ranges alone end
-  early. A sample set is made once for a data half, seed and budget, and its cost counts in every row that uses it.
+  early. How many steps that is was timed once (`benchmarks/costs.json`), so what a row took may be more on a busy
+  machine. A sample set is made once for a data half, seed and budget, and its cost counts in every row that uses it.
 - **Cells**: mean drop in points of top-1 ± standard deviation of three seeds; another number of seeds is in
   parentheses. `-` was not measured. The least mean of a column is bold. `*`: the recipe's figures, or the grids, have
   changed since.

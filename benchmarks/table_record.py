@@ -1,6 +1,7 @@
-"""The record of benchmarks/table.py: one JSON file that several processes add to.
+"""The records of benchmarks/table.py: JSON files that several processes add to.
 
-A row is SETTING/BITS/BUDGET/DATA+NUMBERS; under it are the seeds, and under each its figures.
+In table.json a row is SETTING/BITS/BUDGET/DATA+NUMBERS; under it are the seeds, and under each its figures. costs.json
+(costs.py) has stamps in the place of seeds.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def read_record(path: Path) -> Record:
     return read_json(path) if path.exists() else {}
 
 
-def add_record(path: Path, row: str, seed: int, figures: dict[str, Any]) -> None:
-    """Write the figures of one row and seed at once, beside what other processes have added since."""
+def add_record(path: Path, row: str, seed: int | str, figures: dict[str, Any]) -> None:
+    """Write the figures of one row and seed (or stamp) at once, beside what other processes have added since."""
     with _locked(path.parent):
         record = read_record(path)
         record.setdefault(row, {})[str(seed)] = figures
