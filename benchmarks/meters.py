@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from edgeq.graph.placement.flow import WEIGHTED
+from edgeq.quant.drops import DroppedQuantizer
 from edgeq.quant.fake_quant import FakeQuantizer
-from edgeq.quant.rounding import DroppedQuantizer, SoftRounding
+from edgeq.quant.rounding import SoftRounding
 
 _QUANTIZERS = (DroppedQuantizer, FakeQuantizer, SoftRounding)
 _STATUS = Path("/proc/self/status")

@@ -61,7 +61,7 @@ def main() -> None:
     job = prepare(
         make_options(
             model,
-            target="cpu",
+            target="jetson-orin",
             bits=options.bits,
             preset=preset,
             device=options.device,

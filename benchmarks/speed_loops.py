@@ -34,9 +34,9 @@ from calib.unoptimised import draw_leaves
 from edgeq.core.recipes import ReconstructionSpec
 from edgeq.pipeline.job import Job
 from edgeq.quant.cones import cone
+from edgeq.quant.drops import DroppedQuantizer, Masks
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.reconstruct import reconstruct
-from edgeq.quant.rounding import DroppedQuantizer
 from edgeq.quant.student import Student, first_scales
 from edgeq.quant.train import TrainingProblem, all_samples, train_student
 from edgeq.quant.units import partition
@@ -337,17 +337,18 @@ def plain_quantize(self: FakeQuantizer, x: Tensor) -> Tensor:
     return (inside + (codes - inside).detach()) * scale
 
 
-def plain_mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def plain_mix(first: Tensor, second: Tensor, share: float, masks: Masks) -> Tensor:
     """Draw a number for each value."""
     if share >= 1:
         return first
-    drawn = torch.rand(first.shape, generator=generator, device=generator.device)
+    source = masks.generator
+    drawn = torch.rand(first.shape, generator=source, device=source.device)
     return torch.where(drawn < share, first, second)
 
 
 def plain_drop(self: DroppedQuantizer, x: Tensor) -> Tensor:
     """Quantize everything, then mix."""
-    return plain_mix(self._quantizer(x), x, self._keep, self._generator)
+    return plain_mix(self._quantizer(x), x, self._keep, self._masks)
 
 
 def plain_relative_error(student: Tensor, teacher: Tensor, energy: None = None) -> Tensor:

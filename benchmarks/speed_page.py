@@ -43,7 +43,8 @@ quantizers and errors left to autograd, torch's own Adam. The *floor* is what no
 the precision of the loop, and again in float32: of synthesis the teacher forward and back to its input; of training
 the teacher forward, and the unquantized network forward and back to its weights; of reconstruction every unit
 forward, and back to its weights and its input. Times are processor time of one thread, medians of runs that take
-turns; a step of reconstruction is a sum over the units, and over both passes of BRECQ.
+turns; a step of reconstruction is a sum over the units, and over both passes of BRECQ. Quantizers are where a build
+for `jetson-orin` has them, as in the rows of docs/results.md.
 """
 
 MEANS = """
@@ -62,7 +63,8 @@ What makes them fast, each kept because it measured faster with the same result:
 - **BatchNormalization of constants** goes back by one product, to which the gradient of the layer's statistics is
   added in the same pass.
 - **Quantizers** keep nothing that the layers around them do not keep already; the gradient by a scale is two dot
-  products. One that drops values (QDrop) mixes them in itself. Its masks of a half are the bits of the random numbers.
+  products. One that drops values (QDrop) mixes them in itself. Its masks are cut from a row of random numbers, each
+  at a place of its own, and the row is drawn anew now and then; for a half it is the bits of the numbers.
 - **Learned rounding** and its regulariser are one node of autograd each, with the gradient by hand.
 - **No graph for what needs no gradient**: the teacher runs once a step, and autograd starts at its last feature
   map.
@@ -70,8 +72,8 @@ What makes them fast, each kept because it measured faster with the same result:
 - **Freed memory is kept** between steps, up to 512 MB; glibc gives it back to the system after every few tensors.
 
 Channels last makes the network alone faster, and the statistics of samples slower by more. What is left of a step
-of QDrop and Genie-M above its floor is the drawing and mixing of values that are dropped, at every quantizer;
-then learned rounding, Adam and Python, whatever the batch.
+of QDrop and Genie-M above its floor is quantizing and mixing values at every quantizer, learned rounding, Adam and
+Python, whatever the batch.
 
 On CUDA the loops have bfloat16 in synthesis and the kernels above; there are no CUDA graphs, no `torch.compile`, and
 batches have the size of the recipe. None of it was measured there.

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from edgeq.core.plan import FixedRange, Role
 from edgeq.core.recipes import ReconstructionSpec
-from edgeq.quant.rounding import DroppedQuantizer, SoftRounding, cosine
+from edgeq.quant.drops import DroppedQuantizer, Masks
+from edgeq.quant.rounding import SoftRounding, cosine
 from edgeq.quant.student import Student
 from edgeq.quant.units import Unit
 from edgeq.teacher.compute import make_adam
@@ -69,15 +70,13 @@ class Fitting:
         biases = [bias for bias, layer in self._student.biases().values() if layer in layers]
         self._add(biases, self._spec.bias_rate * float(shown.std()))
 
-    def learn_activations(
-        self, learned: set[str], *, keep: float, generator: torch.Generator
-    ) -> None:
+    def learn_activations(self, learned: set[str], *, keep: float, masks: Masks) -> None:
         """Learn the scales of the unit's activations that are not in `learned`, to which they are added.
 
         Args:
             learned: owner tensors whose scales earlier units have settled.
             keep: probability that a value is quantized.
-            generator: draws which.
+            masks: draws which.
         """
         called = {str(node.target) for node in self._part.graph.nodes if node.op == "call_module"}
         scales = []
@@ -88,7 +87,7 @@ class Fitting:
             if name not in called:
                 continue
             if keep < 1:
-                setattr(self._part, name, DroppedQuantizer(quantizer, keep, generator))
+                setattr(self._part, name, DroppedQuantizer(quantizer, keep, masks))
             if owner not in learned and not isinstance(decision.owner, FixedRange):
                 learned.add(owner)
                 scales.append(quantizer.log_scale)

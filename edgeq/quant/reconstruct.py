@@ -24,9 +24,10 @@ from edgeq.core.recipes import ReconstructionSpec
 from edgeq.core.seeds import derive_seed
 from edgeq.graph.findings import listed
 from edgeq.quant.cones import cone
+from edgeq.quant.drops import Masks, mix
 from edgeq.quant.features import Features, FeatureStore
 from edgeq.quant.fitting import Fitting
-from edgeq.quant.rounding import beta_at, mix
+from edgeq.quant.rounding import beta_at
 from edgeq.quant.student import Student
 from edgeq.quant.train import TrainingProblem
 from edgeq.quant.unit_objectives import channel_error, prediction_difference, suffix_of
@@ -141,9 +142,8 @@ class _Engine:
         self._modules = (problem.teacher.module, student.teacher.module)
         self._spec = spec
         self._generator = torch.Generator().manual_seed(derive_seed(seed, "reconstruct"))
-        self._drops = self._generator
-        if problem.compute.device.type != "cpu":
-            self._drops = problem.compute.generator(derive_seed(seed, "reconstruct", "drops"))
+        drops = problem.compute.generator(derive_seed(seed, "reconstruct", "drops"))
+        self._masks = Masks(drops)
         self._progress = progress
         self._learned: set[str] = set()
         self._steps = 0
@@ -196,7 +196,7 @@ class _Engine:
             fitting.learn_biases(data.target.pick(torch.arange(min(len(data.target), spec.batch))))
         if second or spec.activations == "joint":
             keep = 1.0 if second else spec.keep
-            fitting.learn_activations(self._learned, keep=keep, generator=self._drops)
+            fitting.learn_activations(self._learned, keep=keep, masks=self._masks)
         fitting.begin()
         suffix = None
         if spec.prediction > 0 and not second:
@@ -233,7 +233,7 @@ class _Engine:
         clean = [item.pick(index) for item in data.clean]
         noisy = [item.pick(index) for item in data.noisy]
         prefix = 0.0 if second else spec.prefix
-        x = [mix(a, b, prefix, self._drops) for a, b in zip(noisy, clean, strict=True)]
+        x = [mix(a, b, prefix, self._masks) for a, b in zip(noisy, clean, strict=True)]
         if suffix is not None:  # the prediction is that of the quantized prefix alone
             x = [torch.cat(pair) for pair in zip(x, noisy, strict=True)]
         made = predicted = part(*x)[0]

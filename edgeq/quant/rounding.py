@@ -7,7 +7,7 @@ learned, h lies between 0 and 1; afterwards h >= 0.5 rounds up (`SoftRounding.co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -150,60 +150,6 @@ class SoftRounding(nn.Module):
 
     def _scale(self) -> Tensor:
         return self._quantizer.scale().view(self._shape)
-
-
-class DroppedQuantizer(nn.Module):
-    """An activation quantizer that lets each value through in float with a probability of 1 - `keep`.
-
-    x_hat = Q(x) where U < keep, else x; U uniform on [0, 1), drawn anew for every value and call.
-    Source: QDrop (Wei et al., ICLR 2022), equation of its quantization drop; its code calls keep "drop_prob".
-    """
-
-    def __init__(self, quantizer: FakeQuantizer, keep: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self._quantizer = quantizer
-        self._keep = keep
-        self._generator = generator
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x`, part of it on the grid."""
-        if self._keep <= 0:
-            return x
-        chosen = None
-        if self._keep < 1:
-            chosen = draw(x.shape, self._keep, self._generator).to(x)
-        quantized: Tensor = self._quantizer(x, chosen)
-        return quantized
-
-
-def mix(first: Tensor, second: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Return `first` with a probability of `share`, value by value, else `second`; drawn where `generator` lies."""
-    if share >= 1:
-        return first
-    if share <= 0:
-        return second
-    chosen = draw(first.shape, share, generator).to(first)
-    return torch.lerp(second, first, chosen)  # where() takes ten times as long on the CPU
-
-
-def draw(shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
-    """Return a tensor, float32, that is 1 with a probability of `share`, to the nearest 2^-16, and else 0.
-
-    Of each number that is drawn four values are made, eight where 2^-8 is fine enough, and 64 for a half: its bits.
-    """
-    bits, kind = (8, torch.int8) if (share * 2**8).is_integer() else (16, torch.int16)
-    bits = 1 if share == 0.5 else bits
-    count, device = math.prod(shape), generator.device
-    numbers = torch.empty(-(-count * bits // 64), dtype=torch.int64, device=device)
-    parts = numbers.random_(-(2**63), None, generator=generator).view(kind)
-    if bits == 1:
-        places = torch.arange(8, dtype=kind, device=device)
-        ones = (parts >> places[:, None]).bitwise_and_(1)
-        return ones.view(-1)[:count].view(tuple(shape)).float()
-    parts = parts[:count].view(tuple(shape))
-    half = 2 ** (bits - 1)
-    limit = min(round(share * 2**bits) - half, half - 1)
-    return torch.lt(parts, limit, out=torch.empty(tuple(shape), device=device))
 
 
 def cosine(share: float) -> float:

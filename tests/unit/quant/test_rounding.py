@@ -8,12 +8,9 @@ import torch
 from edgeq.core.plan import Grid
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.rounding import (
-    DroppedQuantizer,
     SoftRounding,
     beta_at,
-    draw,
     inverse_rectified_sigmoid,
-    mix,
     rectified_sigmoid,
     rounding_regulariser,
 )
@@ -115,54 +112,3 @@ def test_the_regulariser_pulls_every_weight_to_a_code():
 def test_beta_waits_and_then_falls_on_a_line(share, beta):
     found = beta_at(share, start=20.0, end=2.0, warmup=0.2)
     assert found == (None if beta is None else pytest.approx(beta))
-
-
-def test_a_drop_of_none_is_the_quantizer_and_a_drop_of_all_is_float():
-    quantizer, weight = make()
-    generator = torch.Generator().manual_seed(0)
-    assert torch.equal(DroppedQuantizer(quantizer, 1.0, generator)(weight), quantizer(weight))
-    assert torch.equal(DroppedQuantizer(quantizer, 0.0, generator)(weight), weight)
-
-
-def test_half_of_the_values_are_mixed_in():
-    generator = torch.Generator().manual_seed(0)
-    found = mix(torch.ones(10_000), torch.zeros(10_000), 0.5, generator)
-    assert float(found.mean()) == pytest.approx(0.5, abs=0.02)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
-def test_values_are_drawn_with_their_share_whatever_their_number(share):
-    generator = torch.Generator().manual_seed(0)
-    found = draw((7, 11, 101), share, generator)
-    assert found.shape == (7, 11, 101)
-    assert float(found.mean()) == pytest.approx(share, abs=0.02)
-    again = draw((7, 11, 101), share, generator)
-    both = float((found * again).mean())
-    assert both == pytest.approx(share**2, abs=0.02)
-
-
-def test_halves_are_drawn_without_a_pattern():
-    """Values 6,400 apart are neighbouring bits of one byte."""
-    found = draw((8, 64 * 100), 0.5, torch.Generator().manual_seed(0)).flatten()
-    for distance in (1, 8, 64, 6400):
-        same = (found[distance:] == found[:-distance]).float().mean()
-        assert float(same) == pytest.approx(0.5, abs=0.02)
-
-
-@pytest.mark.parametrize("axis", [None, 0])
-def test_a_quantizer_that_drops_values_has_the_gradients_of_the_mixture(axis):
-    grid = Grid(bits=4, narrow=True, axis=axis)
-    first_scale = torch.tensor(0.3) if axis is None else torch.tensor([0.3, 0.1, 0.2])
-    x, grad = (torch.randn(3, 40, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
-    gradients = []
-    for fused in (True, False):
-        quantizer = FakeQuantizer(grid, first_scale, ndim=2)
-        leaf = x.clone().requires_grad_(True)
-        generator = torch.Generator().manual_seed(0)
-        if fused:
-            made = DroppedQuantizer(quantizer, 0.5, generator)(leaf)
-        else:
-            made = mix(quantizer(leaf), leaf, 0.5, generator)
-        torch.autograd.backward(made, grad)
-        gradients.append((made.detach(), leaf.grad, quantizer.log_scale.grad))
-    torch.testing.assert_close(*gradients)
