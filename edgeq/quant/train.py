@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -32,7 +33,8 @@ from edgeq.quant.objectives import (
     relative_error,
 )
 from edgeq.quant.student import SEARCHED, Student, first_scales
-from edgeq.teacher.compute import PLAIN, Compute, make_adam
+from edgeq.teacher.compute import PLAIN, Compute, make_adam, make_replayed_adam, set_rate
+from edgeq.teacher.replay import Replay
 from edgeq.teacher.teacher import Teacher, with_outputs
 from edgeq.teacher.world import World
 
@@ -169,12 +171,19 @@ class _Loop:
             watched.append(problem.last_map)
             self._map_index = len(watched) - 1
         self._blocks = len(problem.blocks)
+        self._inputs = len(problem.teacher.inputs)
         self._student = with_outputs(student.teacher, watched)
         self._teacher = with_outputs(problem.teacher, watched)
         if problem.last_map is not None and self._map_index is not None:
             _track_from(self._teacher, problem.teacher.fx_node_of[problem.last_map])
-        self._optimizer = make_adam(_groups(problem, student, spec), betas=(0.9, 0.99))
-        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        groups = _groups(problem, student, spec)
+        self._rates = [group["lr"] for group in groups]
+        recorder = problem.compute.recorder()
+        make = make_adam if recorder is None else make_replayed_adam
+        self._optimizer = make(groups, betas=(0.9, 0.99))
+        self._replay = Replay(self._move, self._optimizer, recorder)
+        self._part = 1.0
+        self._names: list[str] = []
 
     def step(
         self, x: Sequence[Tensor], labels: Tensor | None, *, share: float, part: float = 1.0
@@ -185,26 +194,38 @@ class _Loop:
         of the whole.
         """
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
-        weighted, terms = self._objective(x, labels, part)
-        loss = torch.stack(weighted).sum()
-        told = self._world.mean({"loss": loss.item(), **terms}, part)
+            set_rate(group, rate * 0.5 * (1 + math.cos(math.pi * share)))
+        self._part = part
+        figures = self._replay([*x] if labels is None else [*x, labels]).tolist()
+        terms = dict(zip(["loss", *self._names], figures, strict=True))
+        told = self._world.mean(terms, part)
         if not math.isfinite(told["loss"]):
             raise BuildError(
                 f"the training loss is no longer finite: {terms}",
                 why="weights or scales have run away",
                 mend="lower --set training.weight_rate and training.scale_rate, or try another --seed",
             )
+        return told
+
+    def _move(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Make one step on a batch, its labels last where there are any; return the loss and its unweighted terms."""
+        count = self._inputs
+        labels = inputs[count] if len(inputs) > count else None
+        terms = self._objective(inputs[:count], labels, self._part)
+        self._names = list(terms)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         moved = [item for group in self._optimizer.param_groups for item in group["params"]]
-        self._world.add_gradients(moved, part)
+        self._world.add_gradients(moved, self._part)
         self._optimizer.step()
-        return told
+        told = [loss, *(value for _, value in terms.values())]
+        return torch.stack([value.detach().float() for value in told])
 
     def _objective(
         self, x: Sequence[Tensor], labels: Tensor | None, part: float
-    ) -> tuple[list[Tensor], dict[str, float]]:
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Return the terms of the loss with their weights."""
         spec = self._spec
         wanted, wanted_features = self._teacher(*x)
         wanted = [_in_float32(output) for output in wanted]
@@ -239,10 +260,7 @@ class _Loop:
                 spec.activation_map,
                 activation_map_alignment(found, wanted_map),
             )
-        return (
-            [weight * value for weight, value in terms.values()],
-            {name: float(value.detach()) for name, (_, value) in terms.items()},
-        )
+        return terms
 
     def _energies(self, compared: Sequence[Tensor], part: float) -> Sequence[Tensor | None]:
         """Return each tensor's mean square over the whole batch; None where this process has the whole of it."""
@@ -266,11 +284,9 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_(True)
 
 
-def _groups(
-    problem: TrainingProblem, student: Student, spec: TrainingSpec
-) -> list[dict[str, object]]:
+def _groups(problem: TrainingProblem, student: Student, spec: TrainingSpec) -> list[dict[str, Any]]:
     """Return Adam's parameter groups with rates in the unit of what they move."""
-    groups: list[dict[str, object]] = []
+    groups: list[dict[str, Any]] = []
     for tensor, weight in student.weights().items():
         step = float(student.quantizers[tensor].scale().detach().mean())
         weight.requires_grad_(True)

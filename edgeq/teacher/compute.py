@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from edgeq.core.errors import DeviceError
 from edgeq.teacher.converters import CONVERSION_FAULTS
+from edgeq.teacher.replay import CudaRecorder, Recorder
 from edgeq.teacher.world import ALONE, World, is_launched, join, local_rank
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +74,15 @@ class Compute:
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def recorder(self) -> Recorder | None:
+        """Return what records steps of a loop; None where they run as they are.
+
+        Processes that share a batch wait for each other inside a step, so they record nothing.
+        """
+        if self.device.type != "cuda" or self.world.size > 1:
+            return None
+        return CudaRecorder(self.device)
 
     def generator(self, seed: int) -> torch.Generator:
         """Return a source of random numbers on the device where it has one, else on the CPU."""
@@ -151,6 +161,23 @@ def make_adam(moved: Sequence[Any], **figures: Any) -> torch.optim.Adam:
     groups = [item["params"] if isinstance(item, dict) else [item] for item in moved]
     places = {tensor.device.type for tensors in groups for tensor in tensors}
     return torch.optim.Adam(moved, fused=places <= {"cpu", "cuda"}, **figures)
+
+
+def make_replayed_adam(groups: Sequence[dict[str, Any]], **figures: Any) -> torch.optim.Adam:
+    """Return Adam over parameter groups whose steps can be recorded: rates are tensors beside the parameters."""
+    placed = [
+        {**group, "lr": torch.tensor(float(group["lr"]), device=group["params"][0].device)}
+        for group in groups
+    ]
+    return make_adam(placed, capturable=True, **figures)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a group of an optimiser."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def choose_compute(device: str = "cpu") -> Compute:

@@ -6,6 +6,7 @@ The last tests need two GPUs: under torchrun they make the samples of one.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import edgeq
 from calib.synthesize import synthesize
 from edgeq.quant.numbers import find_numbers
 from edgeq.teacher.compute import Compute
+from edgeq.teacher.replay import CudaRecorder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +40,7 @@ FIGURES = {
 }
 # Convolutions multiply in TF32, whose mantissa has 10 bits; a few steps of two loops carry its rounding on.
 NEAR = 0.03
+RECORD = CudaRecorder.record
 
 
 def prepare(device: str, recipe: str = "edgeq", **more: object) -> edgeq.Job:
@@ -103,6 +106,21 @@ def test_training_moves_as_on_the_cpu(samples):
     require_near(history, expected)
     for name, scale in found.scales.items():
         np.testing.assert_allclose(scale, wanted.scales[name], rtol=NEAR)
+
+
+def test_steps_of_training_are_replayed_as_a_cuda_graph(samples, caplog, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(CudaRecorder, "record", lambda *args: graphs.append(args) or RECORD(*args))
+    with caplog.at_level(logging.INFO, "edgeq"):
+        found, history = numbers("cuda", samples)
+    assert len(graphs) == 1
+    assert "not replayed" not in caplog.text
+    monkeypatch.setattr(Compute, "recorder", lambda _: None)
+    wanted, expected = numbers("cuda", samples)
+    for row, other in zip(history, expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    for name, scale in found.scales.items():
+        np.testing.assert_allclose(scale, wanted.scales[name], rtol=1e-3)
 
 
 @pytest.mark.parametrize("recipe", ["brecq", "qdrop", "genie-m", "pd-quant", "kl", "dfq"])

@@ -15,6 +15,7 @@ from edgeq.core.specs import Layout
 from edgeq.quant import train
 from edgeq.quant.objectives import relative_error
 from edgeq.quant.train import train_student
+from edgeq.teacher.compute import Compute
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,35 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(problem, make_spec)
     )
     assert first == again
     assert first != other
+
+
+class Recorder:
+    """Records the Python of a step, where a GPU records its kernels."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def aside(self, step):
+        return step()
+
+    def record(self, step):
+        def replay():
+            self.replayed += 1
+            return step()
+
+        return replay
+
+
+def test_replayed_steps_give_the_same_values(problem, make_spec, monkeypatch):
+    plain, history = train_student(problem, make_spec(steps=8), seed=0)
+    recorder = Recorder()
+    monkeypatch.setattr(Compute, "recorder", lambda _: recorder)
+    replayed, again = train_student(problem, make_spec(steps=8), seed=0)
+    assert recorder.replayed == 2 + 4  # two that prove it, and steps 5 to 8
+    for row, expected in zip(again, history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
+    for name, scale in replayed.values().scales.items():
+        np.testing.assert_allclose(scale, plain.values().scales[name], rtol=1e-5)
 
 
 def test_global_random_numbers_have_no_say_and_stay_as_they_are(problem, make_spec):
