@@ -165,10 +165,8 @@ def make_adam(moved: Sequence[Any], **figures: Any) -> torch.optim.Adam:
 
 def make_replayed_adam(groups: Sequence[dict[str, Any]], **figures: Any) -> torch.optim.Adam:
     """Return Adam over parameter groups whose steps can be recorded: rates are tensors beside the parameters."""
-    placed = [
-        {**group, "lr": torch.tensor(float(group["lr"]), device=group["params"][0].device)}
-        for group in groups
-    ]
+    device = next(tensor.device for group in groups for tensor in group["params"])
+    placed = [{**group, "lr": torch.tensor(float(group["lr"]), device=device)} for group in groups]
     return make_adam(placed, capturable=True, **figures)
 
 
