@@ -43,8 +43,8 @@ from edgeq.quant.units import partition
 from edgeq.teacher.compute import PLAIN, Compute
 from edgeq.teacher.normalisation import batch_normalization
 
-# Steps of one turn; the first of them is not counted.
-STEPS = 5
+# Steps of one turn; the first of them is not counted, and memory has settled in most of the others.
+STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
