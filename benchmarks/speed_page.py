@@ -75,11 +75,12 @@ Channels last makes the network alone faster, and the statistics of samples slow
 of QDrop and Genie-M above its floor is quantizing and mixing values at every quantizer, learned rounding, Adam and
 Python, whatever the batch.
 
-On CUDA the loops have bfloat16 in synthesis and the kernels above. Training on one GPU records its fifth step as a CUDA
-graph and replays it from then on, if one step made both ways ends in the same values (`edgeq/teacher/replay.py`); else
-that is in the log, and it goes on as it is. Synthesis has an eigenvalue decomposition that cannot be recorded, and
-reconstruction chooses its masks on the host; both run step by step. There is no `torch.compile`, and batches have the
-size of the recipe. Nothing was measured on CUDA.
+On CUDA the loops have bfloat16 in synthesis and the kernels above. On one GPU the fifth step of training, and of
+synthesis the teacher's part of it, are recorded as a CUDA graph and replayed from then on, if one step made both ways
+ends in the same values (`edgeq/teacher/replay.py`); else that is in the log, and it goes on as it is. Step by step run
+views that move by chance and the spectrum of a batch, whose eigenvalues are found with the host's help; recipes with
+swing convolution or a margin; and reconstruction, which chooses its masks on the host. There is no `torch.compile`,
+and batches have the size of the recipe. Nothing was measured on CUDA.
 """
 
 PRECISION = """

@@ -53,9 +53,9 @@ class Loop:
             terms = self._terms.weigh(shown, wanted)
             loss = torch.stack(list(terms.values())).sum()
             variables.step(loss)
-            history.append({name: float(value.detach()) for name, value in terms.items()})
-            require_finite(pictures, history[-1])
-            progress.advance(loss=loss.item())
+            told, row = _tell(loss, terms, pictures)
+            history.append(row)
+            progress.advance(loss=told)
         with torch.no_grad():
             pictures = variables.pictures()
             samples = [view.legal(x) for view, x in zip(self._views, pictures, strict=True)]
@@ -64,12 +64,21 @@ class Loop:
         return [x.cpu() for x in samples], history
 
 
-def require_finite(pixels: Sequence[Tensor], terms: dict[str, float]) -> None:
-    """Raise if a step gave or left something that the next one cannot start from."""
-    if all(map(math.isfinite, terms.values())) and all(x.isfinite().all() for x in pixels):
-        return
+def _tell(
+    loss: Tensor, terms: dict[str, Tensor], pixels: Sequence[Tensor]
+) -> tuple[float, dict[str, float]]:
+    """Return the loss and its terms as numbers, read at once: a GPU is waited for at every reading.
+
+    Raises:
+        CalibError: if a step gave or left something that the next one cannot start from.
+    """
+    found = [loss, *terms.values(), *(x.isfinite().all() for x in pixels)]
+    told, *figures = torch.stack([item.detach().float() for item in found]).tolist()
+    row = dict(zip(terms, figures, strict=False))
+    if all(map(math.isfinite, row.values())) and all(figures[len(terms) :]):
+        return told, row
     raise CalibError(
-        f"the loss of the synthesis is no longer finite: {terms}",
+        f"the loss of the synthesis is no longer finite: {row}",
         why="the pixels have run away from what the teacher can be evaluated on, or its values overflow float32",
         mend="lower --set synthesis.learning_rate, or try another --seed",
     )

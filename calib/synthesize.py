@@ -1,6 +1,6 @@
 """Sample sets from a teacher alone: pixels are optimised until the teacher's statistics look like training data.
 
-Main entry: `synthesize`. `calib.pixels` is the loop, `calib.terms` the loss, `calib.view` what the teacher is shown.
+Main entry: `synthesize`. `calib.loop` is the loop, `calib.terms` the loss, `calib.view` what the teacher is shown.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from calib.inside import measure_inside
 from calib.labels import draw_confidence, hard_cross_entropy, soft_inception
 from calib.priors import image_norm, image_statistics, total_variation
 from calib.problem import SynthesisProblem
+from calib.replayed import ReplayedTerms, Wanted
 from calib.statistics import (
     LayerStatistics,
     Moments,
@@ -40,21 +40,6 @@ from edgeq.teacher.teacher import Teacher, with_outputs
 # How many noise images set the slack. The paper is recalled to use 1,024; the quantile over channels is stable to 1 %
 # from 128 on.
 SLACK_SAMPLES = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the samples of one batch are to be.
-
-    Attributes:
-        labels: [N], int64.
-        confidence: of the soft inception loss, [N]; or None.
-        centres: mean features of earlier samples of each class, [N, F]; or None.
-    """
-
-    labels: Tensor
-    confidence: Tensor | None = None
-    centres: Tensor | None = None
 
 
 class Terms:
@@ -85,6 +70,11 @@ class Terms:
         self._distance = DISTANCES[spec.distance]
         self._factor = self._layers if spec.sum_layers else 1
         self._targets = targets_from_table(problem.table, problem.compute.device)
+        self._through_network: Callable[[Sequence[Tensor], Wanted], dict[str, Tensor]]
+        self._through_network = self._network_terms
+        recorder = problem.compute.recorder()
+        if recorder is not None and spec.swing == 0 and spec.margin == 0:  # both choose on the host
+            self._through_network = ReplayedTerms(self._network_terms, recorder)
         self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
         if spec.slack_quantile > 0:
@@ -124,9 +114,19 @@ class Terms:
         Raises:
             CalibError: if all are.
         """
+        terms = self._through_network(x, wanted) | self._picture_terms(x)
+        if not terms:
+            raise CalibError(
+                "nothing moves the samples: every weight of the synthesis is 0",
+                why="the loss is the weighted sum of the recipe's terms that this network can have",
+                mend="pass --set synthesis.batch_statistics=1, or take --recipe leaves",
+            )
+        return terms
+
+    def _network_terms(self, x: Sequence[Tensor], wanted: Wanted) -> dict[str, Tensor]:
+        """Return the terms that the teacher has a say in."""
         outputs, moments, features = self._run(x)
         terms = self._statistics_terms(moments, wanted)
-        terms |= self._picture_terms(x)
         if self._problem.classes is not None:
             terms |= self._label_terms(outputs[0], wanted)
         if wanted.centres is not None:
@@ -138,12 +138,6 @@ class Terms:
                 high=spec.margin_high,
             )
             terms["margin"] = spec.margin * found
-        if not terms:
-            raise CalibError(
-                "nothing moves the samples: every weight of the synthesis is 0",
-                why="the loss is the weighted sum of the recipe's terms that this network can have",
-                mend="pass --set synthesis.batch_statistics=1, or take --recipe leaves",
-            )
         return terms
 
     def _run(

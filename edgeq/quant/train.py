@@ -196,8 +196,8 @@ class _Loop:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             set_rate(group, rate * 0.5 * (1 + math.cos(math.pi * share)))
         self._part = part
-        figures = self._replay([*x] if labels is None else [*x, labels]).tolist()
-        terms = dict(zip(["loss", *self._names], figures, strict=True))
+        (made,) = self._replay([*x] if labels is None else [*x, labels])
+        terms = dict(zip(["loss", *self._names], made.tolist(), strict=True))
         told = self._world.mean(terms, part)
         if not math.isfinite(told["loss"]):
             raise BuildError(
@@ -207,7 +207,7 @@ class _Loop:
             )
         return told
 
-    def _move(self, inputs: Sequence[Tensor]) -> Tensor:
+    def _move(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Make one step on a batch, its labels last where there are any; return the loss and its unweighted terms."""
         count = self._inputs
         labels = inputs[count] if len(inputs) > count else None
@@ -220,7 +220,7 @@ class _Loop:
         self._world.add_gradients(moved, self._part)
         self._optimizer.step()
         told = [loss, *(value for _, value in terms.values())]
-        return torch.stack([value.detach().float() for value in told])
+        return [torch.stack([value.detach().float() for value in told])]
 
     def _objective(
         self, x: Sequence[Tensor], labels: Tensor | None, part: float

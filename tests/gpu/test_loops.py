@@ -123,6 +123,19 @@ def test_steps_of_training_are_replayed_as_a_cuda_graph(samples, caplog, monkeyp
         np.testing.assert_allclose(scale, wanted.scales[name], rtol=1e-3)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_steps_of_synthesis_are_replayed_as_a_cuda_graph(half, caplog, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(CudaRecorder, "record", lambda *args: graphs.append(args) or RECORD(*args))
+    with caplog.at_level(logging.INFO, "edgeq"):
+        found = make_samples("cuda", half=half)
+    assert len(graphs) == 1
+    assert "not replayed" not in caplog.text
+    monkeypatch.setattr(Compute, "recorder", lambda _: None)
+    for row, other in zip(found.history, make_samples("cuda", half=half).history, strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+
+
 @pytest.mark.parametrize("recipe", ["brecq", "qdrop", "genie-m", "pd-quant", "kl", "dfq"])
 def test_every_kind_of_numbers_runs(samples, recipe):
     more = {"reconstruction.iterations": 3, "reconstruction.batch": 16}

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fake_recorder import FakeRecorder
 
 from edgeq.core.errors import BuildError, NumericsError
 from edgeq.core.numerics import choose_scale
@@ -86,26 +87,9 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(problem, make_spec)
     assert first != other
 
 
-class Recorder:
-    """Records the Python of a step, where a GPU records its kernels."""
-
-    def __init__(self) -> None:
-        self.replayed = 0
-
-    def aside(self, step):
-        return step()
-
-    def record(self, step):
-        def replay():
-            self.replayed += 1
-            return step()
-
-        return replay
-
-
 def test_replayed_steps_give_the_same_values(problem, make_spec, monkeypatch):
     plain, history = train_student(problem, make_spec(steps=8), seed=0)
-    recorder = Recorder()
+    recorder = FakeRecorder()
     monkeypatch.setattr(Compute, "recorder", lambda _: recorder)
     replayed, again = train_student(problem, make_spec(steps=8), seed=0)
     assert recorder.replayed == 2 + 4  # two that prove it, and steps 5 to 8

@@ -10,54 +10,36 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fake_recorder import FakeRecorder
 from torch import Tensor
 
 from edgeq.teacher.compute import make_adam, make_replayed_adam, set_rate
-from edgeq.teacher.replay import WARM_UP, Recorder, Replay
+from edgeq.teacher.replay import WARM_UP, Made, Recorder, Replay
 
 STEPS = 9
 
 
-class Again:
-    """Runs the step again, as a graph would."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-
-    def aside(self, step: Callable[[], Tensor]) -> Tensor:
-        return step()
-
-    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        self.recorded += 1
-
-        def replay() -> Tensor:
-            self.replayed += 1
-            return step()
-
-        return replay
-
-
-class Refused(Again):
-    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+class Refused(FakeRecorder):
+    def record(self, step: Callable[[], Made]) -> Callable[[], Made]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
-class Wrong(Again):
+class Wrong(FakeRecorder):
     """Gives the values of a step without making it."""
 
-    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, step: Callable[[], Made]) -> Callable[[], Made]:
         made = step()
         return lambda: made
 
 
-class Fixed(Again):
+class Fixed(FakeRecorder):
     """Keeps the rates of the recording, as an optimiser does that reads them on the host."""
 
     def __init__(self, training: Training) -> None:
         super().__init__()
         self._training = training
 
-    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, step: Callable[[], Made]) -> Callable[[], Made]:
         groups = self._training.optimizer.param_groups
         rates = [group["lr"].clone() for group in groups]
 
@@ -80,20 +62,20 @@ class Training:
         self.batches = torch.randn(STEPS, 8, 3, generator=generator)
         self.steps = 0
 
-    def step(self, inputs: list[Tensor]) -> Tensor:
+    def step(self, inputs: list[Tensor]) -> Made:
         self.steps += 1
         loss = (inputs[0] @ self.weight.T - inputs[1]).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        return loss.detach()[None]
+        return [loss.detach()]
 
     def run(self, recorder: Recorder | None) -> list[float]:
         replay = Replay(self.step, self.optimizer, recorder)
         losses = []
         for index, x in enumerate(self.batches):
             set_rate(self.optimizer.param_groups[0], 0.1 * (1 - index / STEPS))
-            losses.append(float(replay([x, x[:, :1] * 2])))
+            losses.append(float(replay([x, x[:, :1] * 2])[0]))
         return losses
 
 
@@ -104,7 +86,7 @@ def plain() -> tuple[list[float], Tensor]:
 
 
 def test_replayed_steps_make_what_the_steps_make(plain):
-    recorder, training = Again(), Training(replayed=True)
+    recorder, training = FakeRecorder(), Training(replayed=True)
     losses = training.run(recorder)
     assert recorder.recorded == 1
     assert recorder.replayed == 2 + STEPS - WARM_UP - 1  # two of them prove it
@@ -134,3 +116,32 @@ def test_without_a_recorder_every_step_is_run_once(plain):
     training = Training(replayed=False)
     assert training.run(None) == plain[0]
     assert training.steps == STEPS
+
+
+def double(inputs: list[Tensor]) -> Made:
+    return [2 * inputs[0], inputs[0].sum()]
+
+
+def test_a_step_that_moves_nothing_is_replayed_on_what_it_is_given():
+    recorder = FakeRecorder()
+    replay = Replay(double, None, recorder)
+    for index in range(STEPS):
+        doubled, total = replay([torch.full((3,), float(index))])
+        assert doubled.tolist() == [2.0 * index] * 3
+        assert float(total) == 3 * index
+    assert recorder.replayed == 1 + STEPS - WARM_UP - 1  # one of them proves it
+
+
+class Other(FakeRecorder):
+    """Gives something else."""
+
+    def record(self, step: Callable[[], Made]) -> Callable[[], Made]:
+        return lambda: [item + 1 for item in step()]
+
+
+def test_a_step_that_moves_nothing_is_not_replayed_either_where_it_makes_other_values(caplog):
+    replay = Replay(double, None, Other())
+    with caplog.at_level(logging.INFO, "edgeq"):
+        found = [float(replay([torch.full((3,), float(index))])[1]) for index in range(STEPS)]
+    assert found == [3.0 * index for index in range(STEPS)]
+    assert "makes other values" in caplog.text
