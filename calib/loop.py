@@ -59,9 +59,14 @@ class Loop:
         with torch.no_grad():
             pictures = variables.pictures()
             samples = [view.legal(x) for view, x in zip(self._views, pictures, strict=True)]
-        samples = [x.detach() for x in samples]
-        self._terms.keep(samples, labels)
-        return [x.cpu() for x in samples], history
+        samples = [x.detach().cpu() for x in samples]
+        self.keep(samples, labels)
+        return samples, history
+
+    def keep(self, samples: Sequence[Tensor], labels: Tensor) -> None:
+        """Take finished samples, one tensor an input, and their labels [N] into account for later batches."""
+        shown = [x.to(self._device) for x in samples]
+        self._terms.keep(shown, labels.to(self._device))
 
 
 def _tell(

@@ -19,6 +19,7 @@ from calib.problem import SynthesisProblem, collect_samples, no_statistics
 from calib.terms import Terms
 from calib.units import standardise
 from calib.unoptimised import answer, take_unoptimised, unoptimised_batches
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoint, Checkpoints
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.samples import Part, SampleSet
@@ -38,6 +39,7 @@ def synthesize(
     *,
     seed: int,
     progress: Progress | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> SampleSet:
     """Return a seeded, class-balanced sample set.
 
@@ -46,6 +48,7 @@ def synthesize(
         spec: figures of the recipe.
         seed: of the build; the same seed gives the same samples on the same machine and versions.
         progress: told the loss at every step.
+        checkpoints: where every batch is kept; those that are found there are not made again.
 
     Returns:
         samples: `spec.samples` rounded up to whole batches, and then the dead leaves that join them, so rounded too,
@@ -76,7 +79,9 @@ def synthesize(
     problem = dataclasses.replace(problem, compute=_settle(problem, seed))
     world = _sharing(problem, spec)
     extra = math.ceil(spec.samples * spec.leaves_per_sample / spec.batch)
-    steps = world.rounds(batches) * spec.iterations + count_steps(problem, spec) + extra
+    found = problem.compute.world.tell(_found(checkpoints, batches))
+    left = batches - len(found)
+    steps = world.rounds(left) * spec.iterations + count_steps(problem, spec) + extra
     progress.start("synthesize", steps, "step")
     centres = find_centres(problem, spec, seed=seed, progress=progress)
     loop = Loop(problem, spec, Terms(problem, spec, seed=seed, centres=centres), seed=seed)
@@ -86,7 +91,14 @@ def synthesize(
         x, history = loop.run(index, wanted, progress)
         return x, wanted if spec.wants_classes else answer(problem, x), history
 
-    samples, labels, histories = zip(*world.each(batches, make), strict=True)
+    for x, wanted, _ in found:
+        loop.keep(x, wanted)
+    made = list(found)
+    for batch in world.each(left, lambda index: make(len(found) + index)):
+        if problem.compute.world.rank == 0:
+            checkpoints.save(f"batch-{len(made)}", _as_checkpoint(batch))
+        made.append(batch)
+    samples, labels, histories = zip(*made, strict=True)
     more, answers = unoptimised_batches(
         problem, spec, "leaves", extra, seed=seed, progress=progress
     )
@@ -104,8 +116,27 @@ def synthesize(
         parts=parts if extra else (),
     )
     told = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
-    progress.finish(f"{len(result)} samples, {told}")
+    kept = f", {len(found)} of {batches} batches from an interrupted run" if found else ""
+    progress.finish(f"{len(result)} samples, {told}{kept}")
     return result
+
+
+def _found(checkpoints: Checkpoints, batches: int) -> list[_Batch]:
+    """Return the first batches, as many as an interrupted run has kept."""
+    found: list[_Batch] = []
+    while len(found) < batches:
+        kept = checkpoints.load(f"batch-{len(found)}")
+        if kept is None:
+            break
+        x = [torch.from_numpy(item) for item in kept.part("inputs").values()]
+        found.append((x, torch.from_numpy(kept.arrays["labels"]), kept.notes["history"]))
+    return found
+
+
+def _as_checkpoint(batch: _Batch) -> Checkpoint:
+    x, labels, history = batch
+    inputs = {f"inputs/{index:03}": item.numpy() for index, item in enumerate(x)}
+    return Checkpoint({**inputs, "labels": labels.numpy()}, {"history": history})
 
 
 def _sharing(problem: SynthesisProblem, spec: SynthesisSpec) -> World:

@@ -47,7 +47,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            resumes = "; the same command goes on from the last finished stage"
+            resumes = "; the same command goes on from the last checkpoint"
             say(f"interrupted{resumes if ctx.invoked_subcommand == 'build' else ''}")
             raise typer.Exit(INTERRUPTED) from None
 

@@ -120,7 +120,7 @@ def run_build(
         on_claim: called with the folder once it belongs to this build; before, nothing may be written there.
 
     Raises:
-        EdgeqError: what is wrong; if no stage was ever finished, nothing is left in the folder.
+        EdgeqError: what is wrong; nothing is left in the folder if neither a stage nor a batch of samples was finished.
     """
     progress = progress or NoProgress()
     job = prepare(options, progress)

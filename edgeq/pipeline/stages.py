@@ -14,15 +14,20 @@ import onnx
 from numpy.typing import NDArray
 
 import edgeq
+from edgeq.core.checkpoints import FOLDER as CHECKPOINTS
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoints
 from edgeq.core.errors import BuildError
 from edgeq.core.files import read_json, write_bytes, write_json
 from edgeq.core.progress import SILENT, Progress
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.samples import SampleSet
+from edgeq.core.serial import digest_of
 from edgeq.core.specs import BNTable, GraphFlavour, Layout, TargetCard
 from edgeq.graph.lint import Finding
+from edgeq.pipeline.given_samples import digest_samples
 from edgeq.pipeline.half import measure_typing, type_model
 from edgeq.pipeline.job import Job
+from edgeq.pipeline.sources import digest_sources
 
 # How many samples the student and ONNX Runtime are compared on, code by code.
 CODE_SAMPLES = 32
@@ -32,7 +37,8 @@ def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequenc
     """Stage 4: make the sample set, or take the one that was given, with its BN table and a picture of it."""
     from edgeq.report.preview import preview_png
 
-    found, table = find_samples(job, progress)
+    checkpoints = _checkpoints(job, folder)
+    found, table = find_samples(job, progress, checkpoints)
     write_json(folder / "bn_table.json", table.to_dict())
     names = found.save(folder / "samples")
     pictures = [spec for spec in job.specs if spec.layout is not Layout.OTHER]
@@ -40,11 +46,20 @@ def make_samples(job: Job, folder: Path, progress: Progress = SILENT) -> Sequenc
         preview = preview_png(found.feed()[pictures[0].name], pictures[0])
         write_bytes(folder / "samples" / "preview.png", preview)
         names.append("preview.png")
+    checkpoints.clear()
     return ["bn_table.json", *(f"samples/{name}" for name in names)]
 
 
-def find_samples(job: Job, progress: Progress = SILENT) -> tuple[SampleSet, BNTable]:
-    """Return the sample set that was given or is made now, and the table that it is made for; nothing is written."""
+def _checkpoints(job: Job, folder: Path, *upstream: str) -> Checkpoints:
+    """Return the checkpoints of a stage of a build in `folder`; `upstream` tells what else it reads."""
+    key = digest_of([job.identity(), digest_sources(), *upstream])
+    return Checkpoints(folder / CHECKPOINTS, key)
+
+
+def find_samples(
+    job: Job, progress: Progress = SILENT, checkpoints: Checkpoints = NO_CHECKPOINTS
+) -> tuple[SampleSet, BNTable]:
+    """Return the sample set that was given or is made now, and the table that it is made for."""
     from calib.estimate import with_targets
     from calib.synthesize import synthesize
 
@@ -54,7 +69,7 @@ def find_samples(job: Job, progress: Progress = SILENT) -> tuple[SampleSet, BNTa
     spec, seed = job.recipe.synthesis, job.options.seed
     with job.compute.session():
         problem = with_targets(problem, spec, seed=seed)
-        found = synthesize(problem, spec, seed=seed, progress=progress)
+        found = synthesize(problem, spec, seed=seed, progress=progress, checkpoints=checkpoints)
     found.provenance.update(
         recipe=job.recipe.name,
         model_sha256=job.loaded.digest,
@@ -69,22 +84,29 @@ def make_values(
     """Stage 6: find scales, codes and biases as the recipe says; keep them, and the losses."""
     from edgeq.quant.storage import save_values
 
-    values, history = find_values(job, samples, progress)
+    checkpoints = _checkpoints(job, folder, digest_samples(samples))
+    values, history = find_values(job, samples, progress, checkpoints)
     write_json(folder / "plan.json", job.plan.to_dict())
     write_json(folder / "history.json", history)
     save_values(values, folder / "trained.safetensors")
+    checkpoints.clear()
     return ["plan.json", "history.json", "trained.safetensors"]
 
 
 def find_values(
-    job: Job, samples: SampleSet, progress: Progress = SILENT
+    job: Job,
+    samples: SampleSet,
+    progress: Progress = SILENT,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> tuple[QuantizedValues, list[dict[str, float]]]:
-    """Return scales, codes and biases as the recipe finds them, and the losses on the way; nothing is written."""
+    """Return scales, codes and biases as the recipe finds them, and the losses on the way."""
     from edgeq.quant.numbers import find_numbers
 
     problem, seed = job.training_problem(samples), job.options.seed
     with job.compute.session():
-        student, history = find_numbers(problem, job.recipe, seed=seed, progress=progress)
+        student, history = find_numbers(
+            problem, job.recipe, seed=seed, progress=progress, checkpoints=checkpoints
+        )
     return student.values(), history
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from edgeq.core.checkpoints import FOLDER as CHECKPOINTS
 from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file, read_json, write_json
 from edgeq.core.progress import Progress
@@ -74,7 +75,7 @@ class Workspace:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder this build's for the block; where no stage is ever finished, nothing is left of it.
+        """Make the folder this build's for the block; nothing is left where not even part of a stage was finished.
 
         Another build is deleted (`overwrite` allowed it), and so is what a killed run was writing.
 
@@ -90,7 +91,7 @@ class Workspace:
                     self._write_manifest()
                 yield
             finally:
-                if not self._stages:
+                if not self._stages and not (self.folder / CHECKPOINTS).is_dir():
                     with suppress(
                         OSError
                     ):  # what cannot be removed must not hide why the run ended

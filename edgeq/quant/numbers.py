@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoints
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import RangesSpec, Recipe
 from edgeq.quant.channels import coarse_activations, equalize_activations
@@ -28,7 +29,12 @@ EQUALIZED_ON = 64
 
 
 def find_numbers(
-    problem: TrainingProblem, recipe: Recipe, *, seed: int, progress: Progress | None = None
+    problem: TrainingProblem,
+    recipe: Recipe,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> tuple[Student, list[dict[str, float]]]:
     """Return the student with its final scales, weights and biases, on the CPU, and the losses on the way.
 
@@ -37,6 +43,7 @@ def find_numbers(
         recipe: whose numbers half is followed.
         seed: of the build.
         progress: told of every loop.
+        checkpoints: of training, which goes on from one that is found; what comes before it is done again.
 
     Raises:
         BuildError: if a loss stops being finite.
@@ -61,7 +68,12 @@ def find_numbers(
         )
     if training.steps or not recipe.reconstruction.iterations:
         student, rows = train_student(
-            problem, training, seed=seed, progress=progress, student=student
+            problem,
+            training,
+            seed=seed,
+            progress=progress,
+            student=student,
+            checkpoints=checkpoints,
         )
         history += rows
     if recipe.correction.bias or recipe.correction.variance:

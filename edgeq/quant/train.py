@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoint, Checkpoints
 from edgeq.core.errors import BuildError, InputError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.recipes import RangesSpec, TrainingSpec
 from edgeq.core.samples import SampleSet
 from edgeq.core.seeds import derive_seed
-from edgeq.core.specs import InputSpec, Layout
-from edgeq.quant.augment import augment
+from edgeq.core.specs import InputSpec
+from edgeq.quant.batches import Batches
 from edgeq.quant.objectives import (
     activation_map,
     activation_map_alignment,
@@ -32,11 +33,15 @@ from edgeq.quant.objectives import (
     mean_square,
     relative_error,
 )
+from edgeq.quant.optimizer_state import optimizer_state, restore_optimizer
 from edgeq.quant.student import SEARCHED, Student, first_scales
 from edgeq.teacher.compute import PLAIN, Compute, make_adam, make_replayed_adam, set_rate
 from edgeq.teacher.replay import Replay
 from edgeq.teacher.teacher import Teacher, with_outputs
 from edgeq.teacher.world import World
+
+# The name of training's own state.
+CHECKPOINT = "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ def train_student(
     seed: int,
     progress: Progress | None = None,
     student: Student | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> tuple[Student, list[dict[str, float]]]:
     """Return the trained student and its loss terms over time.
 
@@ -78,6 +84,7 @@ def train_student(
         seed: of the build.
         progress: told the loss at every step.
         student: is trained further, in place; None makes one with searched ranges.
+        checkpoints: where the state is kept now and then. One that is found there is gone on from, to the same bytes.
 
     Returns:
         student: after the last step (there is no choice of a best one: nothing to choose by).
@@ -97,17 +104,20 @@ def train_student(
     world = problem.compute.world
     world.spread(student.teacher.module.parameters())
     loop = _Loop(problem, student, spec)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "train"))
-    batches = _batches(len(problem.samples), spec.batch, generator)
+    batches = Batches(len(problem.samples), spec.batch, derive_seed(seed, "train"))
+    first = 0
+    if (kept := world.tell(checkpoints.load(CHECKPOINT))) is not None:
+        restore_optimizer(loop.optimizer, kept.part("optimizer"))
+        batches.restore(kept.part("batches"))
+        history, first = kept.notes["history"], kept.notes["steps"]
+        progress.advance(first)
     keep_every = max(1, spec.steps // 200)
-    for step in range(spec.steps):
-        index = next(batches)
+    for step in range(first, spec.steps):
+        index = batches.pick()
         own = world.part(len(index))
         _require_samples(own, world)
-        picked = [
-            _augmented(item[index].float(), kind, spec, generator)[own]
-            for item, kind in zip(x, problem.inputs, strict=True)
-        ]
+        whole = batches.show([item[index].float() for item in x], problem.inputs, spec)
+        picked = [item[own] for item in whole]
         labels = None
         if problem.samples.labels is not None:
             labels = torch.from_numpy(problem.samples.labels)[index][own].to(device)
@@ -116,10 +126,15 @@ def train_student(
         progress.advance(loss=terms["loss"])
         if step % keep_every == 0 or step == spec.steps - 1:
             history.append({"step": float(step), **terms})
+        if world.rank == 0 and checkpoints.is_due():
+            parts = {"optimizer": optimizer_state(loop.optimizer), "batches": batches.state()}
+            notes = {"history": history, "steps": step + 1}
+            checkpoints.save(CHECKPOINT, Checkpoint.of_parts(parts, notes))
     _require_finite(student)
     last = history[-1]["loss"] if history else math.nan
+    began = f", after step {first} of an interrupted run" if first else ""
     progress.finish(
-        f"{len(student.quantizers)} scales and {len(student.weights())} layers, loss {last:.4g}"
+        f"{len(student.quantizers)} scales and {len(student.weights())} layers, loss {last:.4g}{began}"
         if history
         else f"{len(student.quantizers)} ranges set, no training step asked for"
     )
@@ -160,7 +175,11 @@ def _require_finite(student: Student) -> None:
 
 
 class _Loop:
-    """One optimiser over weights, scales and biases, and the objective."""
+    """One optimiser over weights, scales and biases, and the objective.
+
+    Attributes:
+        optimizer: with the rates of the step that was made last.
+    """
 
     def __init__(self, problem: TrainingProblem, student: Student, spec: TrainingSpec) -> None:
         self._spec = spec
@@ -180,8 +199,8 @@ class _Loop:
         self._rates = [group["lr"] for group in groups]
         recorder = problem.compute.recorder()
         make = make_adam if recorder is None else make_replayed_adam
-        self._optimizer = make(groups, betas=(0.9, 0.99))
-        self._replay = Replay(self._move, self._optimizer, recorder)
+        self.optimizer = make(groups, betas=(0.9, 0.99))
+        self._replay = Replay(self._move, self.optimizer, recorder)
         self._part = 1.0
         self._names: list[str] = []
 
@@ -193,7 +212,7 @@ class _Loop:
         With several processes, `x` and `labels` are this one's `part` of the batch, a share of it; the terms are those
         of the whole.
         """
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             set_rate(group, rate * 0.5 * (1 + math.cos(math.pi * share)))
         self._part = part
         (made,) = self._replay([*x] if labels is None else [*x, labels])
@@ -214,11 +233,11 @@ class _Loop:
         terms = self._objective(inputs[:count], labels, self._part)
         self._names = list(terms)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        moved = [item for group in self._optimizer.param_groups for item in group["params"]]
+        moved = [item for group in self.optimizer.param_groups for item in group["params"]]
         self._world.add_gradients(moved, self._part)
-        self._optimizer.step()
+        self.optimizer.step()
         told = [loss, *(value for _, value in terms.values())]
         return [torch.stack([value.detach().float() for value in told])]
 
@@ -323,24 +342,3 @@ def all_samples(problem: TrainingProblem) -> list[Tensor]:
 def _in_float32(output: Tensor) -> Tensor:
     """Return an output of half precision in float32, in which losses do not overflow; others as they are."""
     return output.float() if output.is_floating_point() else output
-
-
-def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index batches without end: permutations of all samples, one after the other, none dropped."""
-    pool = torch.empty(0, dtype=torch.int64)
-    size = min(batch, count)
-    while True:
-        while len(pool) < size:
-            pool = torch.cat([pool, torch.randperm(count, generator=generator)])
-        yield pool[:size]
-        pool = pool[size:]
-
-
-def _augmented(
-    x: Tensor, spec: InputSpec, training: TrainingSpec, generator: torch.Generator
-) -> Tensor:
-    if spec.layout is Layout.NCHW:
-        return augment(x, training, generator)
-    if spec.layout is Layout.NHWC:
-        return augment(x.permute(0, 3, 1, 2), training, generator).permute(0, 2, 3, 1)
-    return x

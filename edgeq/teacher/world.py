@@ -209,5 +209,5 @@ def _lost() -> Iterator[None]:
         raise BuildError(
             f"another process of this build is gone: {str(error).partition(chr(10))[0]}",
             why="every process has its part of each batch, and none can go on alone",
-            mend="read what it said; the same command goes on from the last finished stage",
+            mend="read what it said; the same command goes on from the last checkpoint",
         ) from error

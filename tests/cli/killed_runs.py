@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.cli.options import make_options
+from edgeq.core import checkpoints
 from edgeq.pipeline import BuildOptions, run_build
 
 
@@ -74,11 +75,13 @@ def describe(out: Path, status: int) -> dict[str, Any]:
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
         "finished": list(json.loads(manifest.read_text())["stages"]) if manifest.exists() else None,
         "parts": sorted(path.name for path in outermost),
+        "checkpoints": sorted(path.stem for path in out.glob("checkpoints/[!.]*")),
     }
 
 
 def main() -> None:
     """Fork a run for each point."""
+    checkpoints.EVERY_S = 0.0  # after every step
     words, points = json.loads(sys.argv[1]), json.loads(sys.argv[2])
     paths = {key: Path(words.pop(key)) for key in ("model", "out", "eval_path")}
     options = make_options(**paths, **words)

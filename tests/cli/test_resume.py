@@ -25,11 +25,13 @@ class Point:
         where: a stage (and how many of its steps are done), or a file that is written and not yet renamed.
         finished: how many of `STAGES`; None where there is no manifest yet.
         part: what the temporary file is called that stays, up to its random part.
+        checkpoints: of the stage that was running.
     """
 
     where: dict[str, object]
     finished: int | None
     part: str = ""
+    checkpoints: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -37,13 +39,22 @@ class Point:
         return "-".join(map(str, self.where.values()))
 
 
+BATCHES = ("batch-0", "batch-1")
+
 # In the order in which a build comes by. The runs follow each other in one folder, each going on from the last.
 POINTS = [
     Point(where={"file": "manifest.json"}, finished=None, part=".manifest.json."),
     Point(where={"stage": "synthesize", "steps": 3}, finished=0),
-    Point(where={"file": "samples.json"}, finished=0, part=".samples.json."),
-    Point(where={"stage": "train", "steps": 2}, finished=1),
-    Point(where={"file": "trained.safetensors"}, finished=1, part=".trained.safetensors."),
+    Point(where={"stage": "synthesize", "steps": 5}, finished=0, checkpoints=("batch-0",)),
+    Point(where={"file": "samples.json"}, finished=0, part=".samples.json.", checkpoints=BATCHES),
+    Point(where={"stage": "train", "steps": 2}, finished=1, checkpoints=("training",)),
+    Point(where={"stage": "train", "steps": 3}, finished=1, checkpoints=("training",)),
+    Point(
+        where={"file": "trained.safetensors"},
+        finished=1,
+        part=".trained.safetensors.",
+        checkpoints=("training",),
+    ),
     Point(where={"stage": "write", "steps": 0}, finished=2),
     Point(where={"file": "model.qdq.onnx"}, finished=2, part=".model.qdq.onnx."),
     Point(where={"stage": "verify", "steps": 16}, finished=3),
@@ -87,13 +98,14 @@ def resumed(build, edgeq_process, digits, tmp_path_factory) -> Resumed:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
-def test_a_killed_run_goes_on_from_the_last_finished_stage(resumed, point):
+def test_a_killed_run_keeps_finished_stages_and_the_last_checkpoint(resumed, point):
     record = resumed.records[point.name]
     assert record["signal"] == signal.SIGKILL
     expected = None if point.finished is None else sorted(STAGES[: point.finished])
     assert record["finished"] == expected
     assert [name for name in record["parts"] if not name.startswith(point.part or "?")] == []
     assert bool(record["parts"]) == bool(point.part)
+    assert tuple(record["checkpoints"]) == point.checkpoints
 
 
 def test_the_command_finishes_what_was_killed(resumed):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calib.synthesize import synthesize
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.progress import NoProgress
 from edgeq.teacher.compute import Compute
 
@@ -64,3 +65,22 @@ def test_the_first_process_has_as_many_steps_as_it_says(problem, make_spec, run_
     first, second = run_together(2, work)
     assert first.done == first.total == 2 * 3 + 2  # of three batches, and of two batches of classes
     assert second.done == 3 + 2
+
+
+@pytest.mark.parametrize("blocks", [{}, BLOCKS["each looks at those before"]])
+def test_all_processes_go_on_after_the_batches_that_the_first_has_kept(
+    problem, make_spec, run_together, tmp_path, blocks
+):
+    spec = make_spec(samples=12, iterations=3, **blocks)
+    wanted = synthesize(problem, spec, seed=0, checkpoints=Checkpoints(tmp_path, "key"))
+    (tmp_path / "batch-2.safetensors").unlink()
+
+    def work(world):
+        shared = dataclasses.replace(problem, compute=Compute(world=world))
+        kept, steps = Checkpoints(tmp_path if world.rank == 0 else None, "key"), Steps()
+        return synthesize(shared, spec, seed=0, progress=steps, checkpoints=kept), steps
+
+    (first, steps), (second, _) = run_together(2, work)
+    assert first.samples.tobytes() == second.samples.tobytes() == wanted.samples.tobytes()
+    assert first.history == second.history == wanted.history
+    assert steps.done == steps.total == 3

@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from interrupted import Interrupted
 
 import calib.view
 from calib.filters import channels_first_filter
@@ -16,6 +17,7 @@ from calib.statistics import batch_term, measure, targets_from_table
 from calib.synthesize import synthesize
 from calib.units import legal_box
 from calib.unoptimised import initial_pixels, leaves
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable, Layout
@@ -35,7 +37,7 @@ class Listener:
         self.total = total
 
     def advance(self, n: int = 1, **figures: float) -> None:
-        self.losses.append(figures["loss"])
+        self.losses += [figures["loss"]] if figures else []
 
     def finish(self, summary: str) -> None:
         self.summary = summary
@@ -65,6 +67,22 @@ def test_the_losses_are_kept_for_each_iteration_as_means_over_the_batches(proble
     told = np.asarray(listener.losses).reshape(2, 3).mean(axis=0)
     np.testing.assert_allclose([entry["loss"] for entry in history], told, rtol=1e-5)
     assert history == synthesize(problem, spec, seed=0).history
+
+
+# With a margin, a batch looks at those before it.
+@pytest.mark.parametrize("own", [{}, {"margin": 1.0}, {"label": 0.0, "leaves_per_sample": 1.0}])
+def test_an_interrupted_synthesis_goes_on_after_its_last_batch(problem, make_spec, tmp_path, own):
+    spec = make_spec(samples=12, batch=4, iterations=3, **own)
+    whole = synthesize(problem, spec, seed=0)
+    kept, listener = Checkpoints(tmp_path, "key"), Listener()
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(problem, spec, seed=0, progress=Interrupted(8), checkpoints=kept)
+    found = synthesize(problem, spec, seed=0, progress=listener, checkpoints=kept)
+    assert found.samples.tobytes() == whole.samples.tobytes()
+    assert found.labels.tobytes() == whole.labels.tobytes()
+    assert found.history == whole.history
+    assert len(listener.losses) == 3  # the last of three batches
+    assert "2 of 3 batches from an interrupted run" in listener.summary
 
 
 def test_global_random_numbers_have_no_say_and_stay_as_they_are(problem, make_spec):

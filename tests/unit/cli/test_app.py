@@ -159,7 +159,7 @@ def test_an_interrupt_ends_with_130_and_says_that_a_build_resumes(
     pipeline.answer = raising(KeyboardInterrupt())
     done = edgeq(*BUILD)
     assert done.code == 130
-    assert "the same command goes on from the last finished stage" in done.err
+    assert "the same command goes on from the last checkpoint" in done.err
 
 
 def test_an_interrupt_promises_no_resume_where_there_is_none(edgeq: Any, pipeline: Any) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import edgeq.teacher.world
+from edgeq.core import checkpoints
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.errors import InputError
 from edgeq.core.recipes import load_recipe
 from edgeq.quant.numbers import find_numbers
@@ -49,6 +51,26 @@ def test_every_term_is_that_of_the_whole_batch(
     for other in others:
         assert all(
             other.codes[name].tobytes() == first.codes[name].tobytes() for name in first.codes
+        )
+
+
+def test_all_processes_go_on_from_the_checkpoint_of_the_first(
+    make_case, make_problem, make_spec, run_together, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    problem, spec = make_problem(make_case()), make_spec()
+
+    def work(world):
+        kept = Checkpoints(tmp_path if world.rank == 0 else None, "key")
+        shared = with_world(problem, world)
+        found, history = train_student(shared, spec, seed=0, checkpoints=kept)
+        return found.values(), history
+
+    whole = run_together(2, work)
+    for (values, history), (wanted, expected) in zip(run_together(2, work), whole, strict=True):
+        assert history == expected
+        assert all(
+            values.codes[name].tobytes() == wanted.codes[name].tobytes() for name in wanted.codes
         )
 
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from fake_recorder import FakeRecorder
+from interrupted import Interrupted
 
+from edgeq.core import checkpoints
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.errors import BuildError, NumericsError
 from edgeq.core.numerics import choose_scale
 from edgeq.core.quantized import QuantizedValues
@@ -43,7 +46,7 @@ class Listener:
     """Keeps what training tells."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps = self.calls = 0
         self.total = 0
         self.summary = ""
 
@@ -52,6 +55,7 @@ class Listener:
 
     def advance(self, n: int = 1, **figures: float) -> None:
         self.steps += n
+        self.calls += 1
 
     def finish(self, summary: str) -> None:
         self.summary = summary
@@ -97,6 +101,26 @@ def test_replayed_steps_give_the_same_values(problem, make_spec, monkeypatch):
         assert row == pytest.approx(expected, rel=1e-5)
     for name, scale in replayed.values().scales.items():
         np.testing.assert_allclose(scale, plain.values().scales[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("after", [1, 5, 8])
+def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
+    problem, make_spec, monkeypatch, tmp_path, after
+):
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    whole, history = train_student(problem, make_spec(steps=8), seed=0)
+    kept, listener = Checkpoints(tmp_path, "key"), Listener()
+    interrupted = Interrupted(after)
+    with pytest.raises(KeyboardInterrupt):
+        train_student(problem, make_spec(steps=8), seed=0, progress=interrupted, checkpoints=kept)
+    found, again = train_student(
+        problem, make_spec(steps=8), seed=0, progress=listener, checkpoints=kept
+    )
+    assert bytes_of(found.values()) == bytes_of(whole.values())
+    assert again == history
+    assert listener.steps == 8
+    assert listener.calls == 8 - (after - 1) + (after > 1)  # what was kept is told of at once
+    assert (f"after step {after - 1} of an interrupted run" in listener.summary) == (after > 1)
 
 
 def test_global_random_numbers_have_no_say_and_stay_as_they_are(problem, make_spec):
@@ -288,7 +312,7 @@ def test_nan_that_the_last_step_leaves_is_told_with_its_tensor(problem, make_spe
     def spoil(loop, x, labels, *, share, part):
         terms = step(loop, x, labels, share=share, part=part)
         with torch.no_grad():
-            loop._optimizer.param_groups[0]["params"][0].fill_(torch.nan)
+            loop.optimizer.param_groups[0]["params"][0].fill_(torch.nan)
         return terms
 
     monkeypatch.setattr(train._Loop, "step", spoil)
