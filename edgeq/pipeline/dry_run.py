@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.core.plan import QuantPlan
 from edgeq.core.samples import SampleSet
+from edgeq.core.specs import Effort
 from edgeq.pipeline.job import Job, prepare
 from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.workspace import Workspace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Steps that are run to measure one, after a first one that is slower.
 MEASURED_STEPS = 3
+
+# From here on the plan says what would take less time.
+LONG_S = 1800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class DryRun:
         samples = (
             f"samples: {len(job.given)}, given"
             if job.given is not None
-            else f"synthesize: {made.cost}: about {self.synthesis_s:.0f} s"
+            else f"synthesize: {made.cost}: about {tell_duration(self.synthesis_s)}"
         )
         return [
             f"model: {job.options.model.name}, {len(job.loaded.model.graph.node)} nodes",
@@ -87,11 +91,30 @@ class DryRun:
             f"placement: {_count(job.plan)}",
             f"recipe: {recipe.name}, effort {recipe.effort.value}, seed {job.options.seed}",
             samples,
-            f"train: {recipe.numbers_cost}: about {self.training_s:.0f} s",
+            f"train: {recipe.numbers_cost}: about {tell_duration(self.training_s)}",
+            *self.advice(),
             f"device: {job.compute.describe()}",
             f"memory: about {self.memory_mb:.0f} MB{on_gpu}",
             f"folder: {job.options.out}",
         ]
+
+    def advice(self) -> list[str]:
+        """Return what makes a long build shorter, if anything does."""
+        shorter = []
+        if self.job.recipe.effort is not Effort.QUICK:
+            shorter.append("--effort quick")
+        if self.job.compute.device.type == "cpu":
+            shorter.append("a machine with a GPU")
+        if self.synthesis_s + self.training_s < LONG_S or not shorter:
+            return []
+        return [f"shorter: {' or '.join(shorter)}; an interrupted build goes on where it stopped"]
+
+
+def tell_duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: "31 s", "8 min", "8.8 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def plan_build(options: BuildOptions) -> DryRun:
