@@ -42,6 +42,11 @@ class Masks:
         self._rows: dict[float, Tensor] = {}
         self._cut: dict[float, int] = {}
 
+    def restart(self) -> None:
+        """Draw new rows from now on, so that the state of the generator alone decides about all later masks."""
+        self._rows.clear()
+        self._cut.clear()
+
     def draw(self, shape: Sequence[int], share: float) -> Tensor:
         """Return a mask of `shape` that is 1 with a probability of `share`; it is not to be written to."""
         count = math.prod(shape)

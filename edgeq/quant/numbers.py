@@ -43,7 +43,7 @@ def find_numbers(
         recipe: whose numbers half is followed.
         seed: of the build.
         progress: told of every loop.
-        checkpoints: of training, which goes on from one that is found; what comes before it is done again.
+        checkpoints: of reconstruction and training, which go on from those that are found.
 
     Raises:
         BuildError: if a loss stops being finite.
@@ -64,7 +64,13 @@ def find_numbers(
     # Units follow each other, and each is small: rank 0 fits them, the others get its student when training begins.
     if recipe.reconstruction.iterations and problem.compute.world.rank == 0:
         history += reconstruct(
-            problem, student, x, recipe.reconstruction, seed=seed, progress=progress
+            problem,
+            student,
+            x,
+            recipe.reconstruction,
+            seed=seed,
+            progress=progress,
+            checkpoints=checkpoints,
         )
     if training.steps or not recipe.reconstruction.iterations:
         student, rows = train_student(

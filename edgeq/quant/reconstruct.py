@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoint, Checkpoints
 from edgeq.core.errors import BuildError
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.progress import NoProgress, Progress
@@ -41,6 +42,9 @@ SECOND_POWER = 2.4
 # Samples that show where the batch axis is.
 _PROBE = 2
 
+# The name of the reconstruction's own state.
+CHECKPOINT = "reconstruction"
+
 # Rows of the history that are kept of each unit.
 _ROWS = 20
 
@@ -53,6 +57,7 @@ def reconstruct(
     *,
     seed: int,
     progress: Progress | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> list[dict[str, float]]:
     """Fit the units of `student` in running order, in place; return the terms of the loss over time.
 
@@ -63,6 +68,7 @@ def reconstruct(
         spec: figures of the recipe.
         seed: of the build.
         progress: told the loss at every step.
+        checkpoints: where finished units are kept now and then; those that are found there are not fitted again.
 
     Returns:
         history: about 20 rows a unit: step and each unweighted term.
@@ -76,7 +82,9 @@ def reconstruct(
     _tell_left_alone(problem.plan, units)
     passes = 2 if spec.activations == "after" else 1
     progress.start("reconstruct", passes * len(units) * spec.iterations, "step")
-    engine = _Engine(problem, student, spec, seed=seed, progress=progress)
+    engine = _Engine(problem, student, spec, seed=seed, progress=progress, checkpoints=checkpoints)
+    if engine.found:
+        progress.advance(engine.found * spec.iterations)
     if spec.activations == "joint":
         engine.fit(units, x)
     else:
@@ -85,7 +93,9 @@ def reconstruct(
     if spec.activations == "after":
         engine.fit(units, x, second=True)
     last = engine.history[-1]["loss"] if engine.history else math.nan
-    progress.finish(f"{len(units)} units ({spec.unit}), loss {last:.4g}")
+    engine.keep()
+    kept = f", {engine.found} units from an interrupted run" if engine.found else ""
+    progress.finish(f"{len(units)} units ({spec.unit}), loss {last:.4g}{kept}")
     return engine.history
 
 
@@ -125,7 +135,12 @@ class _Data:
 
 
 class _Engine:
-    """The loop over units."""
+    """The loop over units.
+
+    Attributes:
+        history: rows of the terms.
+        found: how many units an interrupted run had fitted; in both passes, where there are two.
+    """
 
     def __init__(
         self,
@@ -135,6 +150,7 @@ class _Engine:
         *,
         seed: int,
         progress: Progress,
+        checkpoints: Checkpoints,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self._problem = problem
@@ -149,12 +165,55 @@ class _Engine:
         self._steps = 0
         for parameter in student.teacher.module.parameters():
             parameter.requires_grad_(False)
+        self._checkpoints = checkpoints
+        self._met = self._finished = 0
+        self.found = self._restore()
+
+    def keep(self) -> None:
+        """Keep what was fitted."""
+        parts = {
+            "student": {
+                name: parameter.detach().cpu().numpy()
+                for name, parameter in self._student.teacher.module.named_parameters()
+            },
+            "random": {
+                "generator": self._generator.get_state().numpy(),
+                "masks": self._masks.generator.get_state().numpy(),
+            },
+        }
+        notes = {
+            "finished": self._finished,
+            "history": self.history,
+            "learned": sorted(self._learned),
+            "steps": self._steps,
+        }
+        self._checkpoints.save(CHECKPOINT, Checkpoint.of_parts(parts, notes))
+
+    def _restore(self) -> int:
+        """Go on from what was kept, if there is anything; return how many units it has."""
+        kept = self._checkpoints.load(CHECKPOINT)
+        if kept is None:
+            return 0
+        values = kept.part("student")
+        with torch.no_grad():
+            for name, parameter in self._student.teacher.module.named_parameters():
+                parameter.copy_(torch.from_numpy(values[name]))
+        random = kept.part("random")
+        self._generator.set_state(torch.from_numpy(random["generator"]))
+        self._masks.generator.set_state(torch.from_numpy(random["masks"]))
+        self.history, self._steps = kept.notes["history"], kept.notes["steps"]
+        self._learned = set(kept.notes["learned"])
+        self._finished = kept.notes["finished"]
+        return self._finished
 
     def fit(self, units: Sequence[Unit], x: Sequence[Tensor], *, second: bool = False) -> None:
         """Fit every unit on what those before it give; `second` learns scales of activations on the teacher's inputs.
 
         Features lie on disk, those of one anchor and one unit at a time: a file goes with the last reference to it.
         """
+        if self._met + len(units) <= self._finished:
+            self._met += len(units)
+            return
         store = FeatureStore(self._spec.batch)
         anchor = units[0].anchor if units else ()
         clean = [store.put(item) for item in x]
@@ -163,7 +222,14 @@ class _Engine:
             if unit.anchor != anchor:
                 clean, noisy = self._run(store, anchor, unit.anchor, (clean, noisy))
                 anchor = unit.anchor
+            self._met += 1
+            if self._met <= self._finished:
+                continue
+            self._masks.restart()
             self._fit_unit(unit, self._data(store, unit, clean, noisy), second=second)
+            self._finished = self._met
+            if self._checkpoints.is_due():
+                self.keep()
 
     def _run(
         self,

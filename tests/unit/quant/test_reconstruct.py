@@ -7,9 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interrupted import Interrupted
 
+from edgeq.core import checkpoints
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.errors import BuildError
 from edgeq.core.plan import Role
+from edgeq.core.progress import NoProgress
 from edgeq.core.recipes import Kind, ReconstructionSpec, list_recipes
 from edgeq.quant.reconstruct import reconstruct
 from edgeq.quant.student import Student
@@ -33,9 +37,9 @@ def problem(case, make_problem):
     return make_problem(case, blocks=("r0", "r2"))
 
 
-def fit(case, problem, spec, seed=0):
+def fit(case, problem, spec, seed=0, **more):
     student = case.student()
-    history = reconstruct(problem, student, [case.x], spec, seed=seed)
+    history = reconstruct(problem, student, [case.x], spec, seed=seed, **more)
     return student, history
 
 
@@ -71,6 +75,46 @@ def test_the_written_codes_compute_what_the_student_does(case, problem):
         torch.testing.assert_close(
             again.teacher.module(case.x)[0], student.teacher.module(case.x)[0], atol=1e-5, rtol=1e-4
         )
+
+
+# Three units of 4 steps: interrupted inside one, at the end of one, in BRECQ's second pass, and at its last step. The
+# second pass leaves a unit out that has no scales of its own. What is left begins with what was kept, told at once.
+@pytest.mark.parametrize(
+    ("name", "step", "left"),
+    [
+        ("genie-m", 6, 1 + 8),
+        ("genie-m", 12, 1 + 4),
+        ("pd-quant", 8, 1 + 8),
+        ("brecq", 6, 1 + 8 + 9),
+        ("brecq", 15, 1 + 8),
+        ("brecq", 21, 1 + 4),
+    ],
+)
+def test_an_interrupted_reconstruction_goes_on_and_ends_in_the_same_bytes(
+    case, problem, monkeypatch, tmp_path, name, step, left
+):
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    spec = dataclasses.replace(METHODS[name], iterations=4, batch=8)
+    whole, history = fit(case, problem, spec)
+    kept, steps = Checkpoints(tmp_path, "key"), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        fit(case, problem, spec, progress=Interrupted(step), checkpoints=kept)
+    found, again = fit(case, problem, spec, progress=steps, checkpoints=kept)
+    assert largest_change(found, whole) == 0
+    for tensor, scale in whole.values().scales.items():
+        assert found.values().scales[tensor].tobytes() == scale.tobytes()
+    assert again == history
+    assert steps.calls == left
+
+
+class Counting(NoProgress):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        self.calls += 1
 
 
 def test_the_same_seed_gives_the_same_values_and_another_does_not(case, problem):
