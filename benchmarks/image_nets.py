@@ -1,4 +1,4 @@
-"""MobileNetV2 and ResNet-50 at 224 x 224, built in code: the layers of the papers, random weights, plausible BatchNorm.
+"""MobileNetV2, ResNet-18 and ResNet-50 at 224 x 224: the layers of the papers, random weights, plausible BatchNorm.
 
 Accuracy means nothing on them; their latency is that of the trained networks, because it does not depend on values.
 Sources: Sandler et al., MobileNetV2, CVPR 2018, table 2; He et al., ResNet, CVPR 2016, table 1 (stride in the 3x3, as
@@ -38,6 +38,12 @@ def _conv_bn(
     return nn.Sequential(conv, nn.BatchNorm2d(cout), *([act] if act else []))
 
 
+def _shortcut(cin: int, cout: int, stride: int) -> nn.Module:
+    if stride == 1 and cin == cout:
+        return nn.Identity()
+    return _conv_bn(cin, cout, 1, stride, act=None)
+
+
 class InvertedResidual(nn.Module):
     """The block of MobileNetV2."""
 
@@ -57,6 +63,21 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_skip else y
 
 
+class BasicBlock(nn.Module):
+    """The block of ResNet-18."""
+
+    def __init__(self, cin: int, cout: int, *, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv_bn(cin, cout, 3, stride, act=nn.ReLU()), _conv_bn(cout, cout, 3, act=None)
+        )
+        self.shortcut = _shortcut(cin, cout, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
 class Bottleneck(nn.Module):
     """The block of ResNet-50."""
 
@@ -68,9 +89,7 @@ class Bottleneck(nn.Module):
             _conv_bn(inner, inner, 3, stride, act=nn.ReLU()),
             _conv_bn(inner, cout, 1, act=None),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or cin != cout:
-            self.shortcut = _conv_bn(cin, cout, 1, stride, act=None)
+        self.shortcut = _shortcut(cin, cout, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -90,18 +109,40 @@ def mobilenet_v2() -> nn.Module:
     return nn.Sequential(*blocks, *head, nn.Linear(1280, CLASSES))
 
 
+def resnet18() -> nn.Module:
+    """Return ResNet-18."""
+    blocks = _stem()
+    cin = 64
+    for cout, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [BasicBlock(cin, cout, stride=stride), BasicBlock(cout, cout, stride=1)]
+        cin = cout
+    return _with_head(blocks, cin)
+
+
 def resnet50() -> nn.Module:
     """Return ResNet-50."""
-    blocks: list[nn.Module] = [_conv_bn(3, 64, 7, 2, act=nn.ReLU()), nn.MaxPool2d(3, 2, 1)]
+    blocks = _stem()
     cin = 64
     for inner, repeats, stride in _RESNET_STAGES:
         for index in range(repeats):
             blocks.append(Bottleneck(cin, inner, stride=stride if index == 0 else 1))
             cin = 4 * inner
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, CLASSES))
+    return _with_head(blocks, cin)
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"mobilenet_v2": mobilenet_v2, "resnet50": resnet50}
+def _stem() -> list[nn.Module]:
+    return [_conv_bn(3, 64, 7, 2, act=nn.ReLU()), nn.MaxPool2d(3, 2, 1)]
+
+
+def _with_head(blocks: list[nn.Module], width: int) -> nn.Module:
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+}
 
 
 def write_net(name: str, path: Path, *, seed: int = 0) -> None:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 ACCURACY_RECORD = ROOT / "benchmarks" / "accuracy.json"
 TABLE_RECORD = ROOT / "benchmarks" / "table.json"
 CPU_RECORD = ROOT / "benchmarks" / "cpu_latency.json"
+IMAGE_RECORD = ROOT / "benchmarks" / "image_builds.json"
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 MEASURED = ROOT / "edgeq" / "recipes" / "measured.json"
@@ -57,6 +58,8 @@ def make_files() -> dict[Path, str | None]:
     text = page(record) + table_section(cells)
     if CPU_RECORD.exists():
         text += cpu_section(read_json(CPU_RECORD))
+    if IMAGE_RECORD.exists():
+        text += image_section(read_json(IMAGE_RECORD))
     table = short_table(record)
     return {
         README: SHORT_TABLE.sub(lambda part: part[1] + table + part[2], README.read_text("utf-8")),
@@ -90,6 +93,28 @@ def _mean_drop(row: str, runs: dict[str, Any] | None) -> str:
         return "-"
     mean = statistics.mean(run["drop_points"] for run in runs.values())
     return f"{mean:.2f}{'' if all(is_current(row, run) for run in runs.values()) else '*'}"
+
+
+def image_section(record: dict[str, Any]) -> str:
+    """Return the part on builds of larger networks on a GPU, from `benchmarks/image_builds.py`."""
+    lines = [
+        "",
+        "## Builds at 224x224",
+        "",
+        "Made by `benchmarks/image_builds.py`: `edgeq build` for `jetson-orin`, networks built in code, one run each.",
+        "The whole is wall time, with reading, proof and bundle. Accuracy means nothing on random weights.",
+        "",
+        "| network | effort | bits | images | device | whole, s | synthesis, s | training, s | versions |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, run in sorted(record.items()):
+        net, effort, device = key.split("/", 2)
+        stages = run["stages_s"]
+        lines.append(
+            f"| {net} | {effort} | {run['bits']} | {run['samples']} | {device} | {run['wall_s']:.0f} | "
+            f"{stages['synthesize']:.0f} | {stages['train']:.0f} | {run['versions']} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def cpu_section(record: dict[str, Any]) -> str:

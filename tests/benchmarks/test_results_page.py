@@ -140,3 +140,12 @@ def test_the_picture_follows_dark_pages_and_is_the_same_each_time(picture: str):
             w4a4_60=THREE,
         )
     )
+
+
+def test_a_build_of_a_larger_network_is_told_with_its_device():
+    run = {
+        "bits": "w4a4", "samples": 1024, "wall_s": 301.4, "versions": "v",
+        "stages_s": {"synthesize": 99.6, "train": 180.2, "write": 1.0},
+    }  # fmt: skip
+    text = results_page.image_section({"resnet18/standard/NVIDIA H200": run})
+    assert "| resnet18 | standard | w4a4 | 1024 | NVIDIA H200 | 301 | 100 | 180 | v |" in text
