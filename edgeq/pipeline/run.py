@@ -30,7 +30,7 @@ class BuildResult:
     Attributes:
         folder: where it lies.
         results: the content of `results.json`.
-        seconds: of every stage that ran, in this run or an earlier one.
+        seconds: of every stage that ran, in this run or an earlier one; of one that was cut off, since it went on.
     """
 
     folder: Path
