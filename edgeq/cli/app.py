@@ -48,7 +48,7 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             resumes = "; the same command goes on from the last checkpoint"
-            say(f"interrupted{resumes if ctx.invoked_subcommand == 'build' else ''}")
+            say(f"interrupted{resumes if ctx.invoked_subcommand in {'build', 'synth'} else ''}")
             raise typer.Exit(INTERRUPTED) from None
 
 

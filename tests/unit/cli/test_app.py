@@ -153,11 +153,12 @@ def test_a_full_disk_behind_standard_output_is_no_fault_of_ours(
     assert not list(tmp_path.glob("edgeq-fault-*.txt"))
 
 
-def test_an_interrupt_ends_with_130_and_says_that_a_build_resumes(
-    edgeq: Any, pipeline: Any
+@pytest.mark.parametrize("words", [BUILD, ("synth", *BUILD[1:2])])
+def test_an_interrupt_ends_with_130_and_says_that_the_work_resumes(
+    edgeq: Any, pipeline: Any, words: tuple[str, ...]
 ) -> None:
     pipeline.answer = raising(KeyboardInterrupt())
-    done = edgeq(*BUILD)
+    done = edgeq(*words)
     assert done.code == 130
     assert "the same command goes on from the last checkpoint" in done.err
 
