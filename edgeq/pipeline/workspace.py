@@ -91,7 +91,7 @@ class Workspace:
                     self._write_manifest()
                 yield
             finally:
-                if not self._stages and not (self.folder / CHECKPOINTS).is_dir():
+                if not self._stages and not any((self.folder / CHECKPOINTS).glob("*")):
                     with suppress(
                         OSError
                     ):  # what cannot be removed must not hide why the run ended

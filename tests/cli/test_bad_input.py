@@ -378,9 +378,9 @@ def limit_files(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-# The first limit stops the manifest, the second the sample set (whose table was written before).
-@pytest.mark.parametrize("size", [500, 14_000])
-def test_a_full_disk_leaves_nothing_of_a_build_in_which_no_stage_finished(
+# The first limit stops the manifest, the second each batch of samples and then the BN table.
+@pytest.mark.parametrize("size", [500, 6_000])
+def test_a_full_disk_leaves_nothing_of_a_build_of_which_nothing_was_finished(
     edgeq_process, build, tmp_path, size
 ):
     out = tmp_path / "deep" / "out"
@@ -388,6 +388,15 @@ def test_a_full_disk_leaves_nothing_of_a_build_in_which_no_stage_finished(
     assert done.code == 3
     require_message(done, "no room to write", "free some space")
     assert tree(tmp_path) == {}
+
+
+def test_a_full_disk_keeps_finished_batches_of_samples(edgeq_process, build, content, tmp_path):
+    done = edgeq_process(*build.words, "--out", tmp_path / "out", preexec=limit_files(14_000))
+    assert done.code == 3
+    require_message(done, "no room to write samples.npy", "free some space")
+    resumed = edgeq_process(*build.words, "--out", tmp_path / "out")
+    assert "2 of 2 batches from an interrupted run" in resumed.err
+    assert content(tmp_path / "out") == content(build.folder)
 
 
 def test_a_full_disk_keeps_what_was_finished_and_the_build_goes_on(
