@@ -128,7 +128,7 @@ def _found(checkpoints: Checkpoints, batches: int) -> list[_Batch]:
         kept = checkpoints.load(f"batch-{len(found)}")
         if kept is None:
             break
-        x = [torch.from_numpy(item) for item in kept.part("inputs").values()]
+        x = [torch.from_numpy(item) for _, item in sorted(kept.part("inputs").items())]
         found.append((x, torch.from_numpy(kept.arrays["labels"]), kept.notes["history"]))
     return found
 
