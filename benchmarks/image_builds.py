@@ -4,13 +4,14 @@
     python benchmarks/image_builds.py --nets resnet18 --device cuda:1 --effort quick
 
 The networks are built in code (benchmarks/image_nets.py): their time is that of trained ones, and their accuracy means
-nothing. A build is killed by nothing but the clock, so a second call goes on where the first one stopped, in --out.
-Runs are kept in benchmarks/image_builds.json, and docs/results.md is written anew.
+nothing. Every build is made whole, in a folder of its own: one that went on from an interrupted run would tell too few
+seconds. Runs are kept in benchmarks/image_builds.json, and docs/results.md is written anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--effort", default="standard")
     parser.add_argument("--samples", type=int, default=SAMPLES)
-    parser.add_argument("--out", type=Path, default=Path("image-builds"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.nets:
-        model = options.out / f"{name}.onnx"
-        write_net(name, model)
-        run = measure(model, options)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / f"{name}.onnx"
+            write_net(name, model)
+            run = measure(model, options)
         print(f"{name}: {run}", flush=True)
         record = read_json(IMAGE_RECORD) if IMAGE_RECORD.exists() else {}
         record[f"{name}/{options.effort}/{run['device']}"] = run
@@ -60,7 +60,7 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         effort=options.effort,
         device=options.device,
         settings={"synthesis.samples": options.samples},
-        out=options.out / f"{model.stem}-{options.effort}",
+        out=model.with_suffix(""),
     )
     whole = time.monotonic() - started
     return {

@@ -36,6 +36,21 @@ class SynthesisProblem:
     compute: Compute = PLAIN
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the samples of one batch are to be.
+
+    Attributes:
+        labels: [N], int64.
+        confidence: of the soft inception loss, [N]; or None.
+        centres: mean features of earlier samples of each class, [N, F]; or None.
+    """
+
+    labels: Tensor
+    confidence: Tensor | None = None
+    centres: Tensor | None = None
+
+
 def no_statistics() -> CalibError:
     """Return the error for a model without BatchNormalization statistics and a recipe that needs them."""
     return CalibError(

@@ -6,29 +6,14 @@ batch, whose eigenvalues are found with the host's help.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calib.problem import Wanted
 from edgeq.teacher.replay import Recorder, Replay
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the samples of one batch are to be.
-
-    Attributes:
-        labels: [N], int64.
-        confidence: of the soft inception loss, [N]; or None.
-        centres: mean features of earlier samples of each class, [N, F]; or None.
-    """
-
-    labels: Tensor
-    confidence: Tensor | None = None
-    centres: Tensor | None = None
 
 
 class ReplayedTerms:
@@ -54,8 +39,8 @@ class ReplayedTerms:
         self._inputs = len(x)
         given = [wanted.labels] if wanted.confidence is None else [wanted.labels, wanted.confidence]
         values, *slopes = self._replay([*(item.detach() for item in x), *given])
-        terms: Tensor = _Weighed.apply(values, slopes, *x)  # type: ignore[no-untyped-call]
-        return dict(zip(self._names, terms.unbind(), strict=True))
+        apply: Callable[..., Tensor] = _Weighed.apply
+        return dict(zip(self._names, apply(values, slopes, *x).unbind(), strict=True))
 
     def _step(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the terms, [T], and the gradient of their sum by each input."""

@@ -19,8 +19,8 @@ from calib.diversity import (
 from calib.inside import measure_inside
 from calib.labels import draw_confidence, hard_cross_entropy, soft_inception
 from calib.priors import image_norm, image_statistics, total_variation
-from calib.problem import SynthesisProblem
-from calib.replayed import ReplayedTerms, Wanted
+from calib.problem import SynthesisProblem, Wanted
+from calib.replayed import ReplayedTerms
 from calib.statistics import (
     LayerStatistics,
     Moments,

@@ -95,7 +95,8 @@ class Checkpoints:
                 notes: Mapping[str, str] = file.metadata() or {}
                 if notes.get("key") != self._key:
                     return None
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                arrays = {name: file.get_tensor(name) for name in names}
             return Checkpoint(arrays, json.loads(notes["notes"]))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             _LOG.warning(

@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def moved_by(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of all groups, in their order."""
+    return [item for group in optimizer.param_groups for item in group["params"]]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
     """Return the parameters and their moments, copies: "0" is the first parameter, "0/exp_avg" a moment of it."""
     state: dict[str, Tensor] = {}
-    for index, parameter in enumerate(_parameters(optimizer)):
+    for index, parameter in enumerate(moved_by(optimizer)):
         state[str(index)] = parameter
         for key, moment in optimizer.state[parameter].items():
             state[f"{index}/{key}"] = moment
@@ -24,7 +29,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, NDAr
     """Set parameters and moments to what `optimizer_state` returned of an optimiser over the like."""
     found = {name: torch.from_numpy(x) for name, x in state.items()}
     with torch.no_grad():
-        for index, parameter in enumerate(_parameters(optimizer)):
+        for index, parameter in enumerate(moved_by(optimizer)):
             parameter.copy_(found[str(index)])
             begin = f"{index}/"
             optimizer.state[parameter] = {
@@ -32,7 +37,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, NDAr
                 for name, x in found.items()
                 if name.startswith(begin)
             }
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [item for group in optimizer.param_groups for item in group["params"]]

@@ -33,7 +33,7 @@ from edgeq.quant.objectives import (
     mean_square,
     relative_error,
 )
-from edgeq.quant.optimizer_state import optimizer_state, restore_optimizer
+from edgeq.quant.optimizer_state import moved_by, optimizer_state, restore_optimizer
 from edgeq.quant.student import SEARCHED, Student, first_scales
 from edgeq.teacher.compute import PLAIN, Compute, make_adam, make_replayed_adam, set_rate
 from edgeq.teacher.replay import Replay
@@ -235,8 +235,7 @@ class _Loop:
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        moved = [item for group in self.optimizer.param_groups for item in group["params"]]
-        self._world.add_gradients(moved, self._part)
+        self._world.add_gradients(moved_by(self.optimizer), self._part)
         self.optimizer.step()
         told = [loss, *(value for _, value in terms.values())]
         return [torch.stack([value.detach().float() for value in told])]
