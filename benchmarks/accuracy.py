@@ -142,7 +142,7 @@ class Bench:
             "drop_points": round(drop, 2),
             "wall_s": round(wall_s, 1),
             "synthesis_s": round(samples_s, 1),
-            "stamp": stamp_row(job.recipe.data, job.recipe.numbers),
+            "stamp": stamp_row(job.recipe.data, job.recipe.numbers, setting="deploy", bits=bits),
             "load": round(os.getloadavg()[0], 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
             "versions": f"edgeq {edgeq.__version__}, torch {torch.__version__}, "
@@ -215,11 +215,13 @@ def state_dict_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 def is_current(row: str, run: dict[str, Any] | None) -> bool:
     """Return true if `run` was measured with the figures that the recipe of `row` has now."""
     path, _, variant = row.partition("@")
-    recipe = load_recipe(path.split("/")[2])
+    bits, _, name = path.split("/")
+    recipe = load_recipe(name)
     data = recipe.data
     if variant == "folded" and recipe.without_statistics:
         data = recipe.without_statistics
-    return run is not None and run.get("stamp") == stamp_row(data, recipe.numbers)
+    stamp = stamp_row(data, recipe.numbers, setting="deploy", bits=bits)
+    return run is not None and run.get("stamp") == stamp
 
 
 FOLDED = (
@@ -234,12 +236,13 @@ def page(record: dict[str, Any]) -> str:
         "# Results",
         "",
         "Made by `benchmarks/accuracy.py`; no figure is typed by hand. ResNet-20 on CIFAR-10 (`resnet20_bn.onnx` of",
-        "the fixtures, 88.52 % in FP32), first and last layer at 8 bits, every quantized tensor in the file (placement",
-        "of `jetson-orin`), evaluated once after the last training step by ONNX Runtime on the 10,000 test pictures.",
-        "The pictures and their labels are seen by the evaluation only. Drop is in points of top-1; wall time is one",
-        "whole build without the evaluation. The `noise` rows train on Gaussian noise instead of synthetic samples.",
+        "the fixtures, 88.52 % in FP32), first and last layer at 8 bits, and what the first one makes, as BRECQ and",
+        "Genie have it; every quantized tensor in the file (placement of `jetson-orin`), evaluated once after the last",
+        "training step by ONNX Runtime on the 10,000 test pictures. The pictures and their labels are seen by the",
+        "evaluation only. Drop is in points of top-1; wall time is one whole build without the evaluation. The `noise`",
+        "rows train on Gaussian noise instead of synthetic samples.",
         *(FOLDED if any("@" in row for row in record) else ()),
-        "A drop with * was measured when the recipe had other figures.",
+        "A drop with * was measured when the recipe had other figures, or the grids other widths.",
         "",
         "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
         "| --- | --- | --- | --- | --- | --- |",

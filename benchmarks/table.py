@@ -4,8 +4,9 @@
     ... --table --rows edgeq genie+genie-m --bits w4a4 --settings deploy --seeds 0 --budget 60
     ... --table --budget own --cap 300        # the published figures, cut where they would take longer than 300 s
 
-Settings: `deploy` is what `edgeq build` writes for jetson-orin (first and last layer at 8 bits), evaluated by ONNX
-Runtime with graph optimisation off; `paper`: see benchmarks/paper.py. All test pictures, once, after the last step.
+Settings: `deploy` is what `edgeq build` writes for jetson-orin (first and last layer, and what the first makes, at 8
+bits), evaluated by ONNX Runtime with graph optimisation off; `paper`: see benchmarks/paper.py. All test pictures, once,
+after the last step.
 
 Budget: every row has the same processor seconds of one thread. Half of them are for the samples (edgeq divides them as
 its standard effort does), and the numbers have what is left. Short runs told once how many iterations and steps that is
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting, bits, name, seed, budget in queue:
         recipe = load_recipe(name)
         row = name_row(recipe, setting=setting, bits=bits, budget=str(budget))
-        stamp = stamp_row(recipe.data, recipe.numbers)
+        stamp = stamp_row(recipe.data, recipe.numbers, setting=setting, bits=bits)
         if options.again or not is_recorded(options.record, row, seed, stamp):
             figures = bench.run(recipe, bits, setting, seed, budget)
             add_record(options.record, row, seed, {**figures, "stamp": stamp, "commit": commit})

@@ -50,14 +50,16 @@ Cells = dict[tuple[str, str, str, str], Cell]
 def read_cells(record: Record) -> Cells:
     """Return the cell of each row on record that has a seed."""
     cells: Cells = {}
-    stamps: dict[str, str] = {}
+    stamps: dict[tuple[str, str, str], str] = {}
     for row, seeds in sorted(record.items()):
         setting, bits, budget, pair = row.split("/")
-        if pair not in stamps:
+        kind = setting, bits, pair
+        if kind not in stamps:
             halves = pair.split("+")
-            stamps[pair] = stamp_row(*halves) if set(halves) <= set(recipe_names()) else "gone"
+            known = set(halves) <= set(recipe_names())
+            stamps[kind] = stamp_row(*halves, setting=setting, bits=bits) if known else "gone"
         runs = [seeds[seed] for seed in sorted(seeds, key=int)]
-        current = [run for run in runs if run.get("stamp") == stamps[pair]]
+        current = [run for run in runs if run.get("stamp") == stamps[kind]]
         if runs:
             cells[setting, budget, pair, bits] = Cell(
                 runs=tuple(current or runs), is_stale=not current

@@ -46,7 +46,8 @@ TITLES = {
     "paper": "Setting `paper`: every layer at b bits, activations behind a ReLU alone, in PyTorch",
 }
 NOTES = {
-    "deploy": "What `edgeq build` writes for `jetson-orin`. It cannot be compared with the other setting.",
+    "deploy": "What `edgeq build` writes for `jetson-orin`; what the first layer makes has 8 bits too, as in BRECQ\n"
+    "and Genie. It cannot be compared with the other setting.",
     "paper": "Where methods of the QAT family put their quantizers when they publish (`benchmarks/paper.py`); nobody\n"
     "deploys it. The picture and what enters the last layer stay float.",
 }

@@ -12,13 +12,15 @@ from published import own_settings
 
 from edgeq.core.recipes import DEFAULT_RECIPE, Recipe, load_recipe, name_recipe, recipe_names
 from edgeq.core.serial import digest_of
-from edgeq.core.specs import Effort
+from edgeq.core.specs import BitSpec, Effort
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("deploy", "paper")
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
 # Both halves of one paper; a recipe of one half is measured with the other half of the default.
 PAIRS = ("dsg+minmax", "genie+genie-m", "synq+synq-qat", "zeroq+minmax")
+# Whose widths `deploy` has beside those of the row, where activations have fewer than 8 bits.
+_NARROW_POLICY = "BRECQ: the output of the first layer has 8 bits"
 # What a figure follows from, beside the fixtures.
 _SOURCES = ("calib", "deploy", "edgeq/**/*.py", "edgeq/**/*.toml", "benchmarks/*.py")
 
@@ -34,14 +36,17 @@ def name_row(recipe: Recipe, *, setting: str, bits: str, budget: str) -> str:
     return f"{setting}/{bits}/{budget}/{recipe.data}+{recipe.numbers}"
 
 
-def stamp_row(data: str, numbers: str) -> str:
+def stamp_row(data: str, numbers: str, *, setting: str, bits: str) -> str:
     """Return the digest of the figures of a pair: of every effort, and of the published budgets.
 
+    Where activations are narrow, the policy of the setting is a part of it.
     A figure that has its default is left out, so that a new one, which older recipes do not use, changes no stamp.
     """
     name = name_recipe(data, numbers)
     figures = [_own_figures(load_recipe(name, effort=effort)) for effort in Effort]
-    return digest_of([figures, own_settings(data), own_settings(numbers)])
+    is_narrow = setting == "deploy" and BitSpec.parse(bits).activations < 8
+    policy = [_NARROW_POLICY] if is_narrow else []
+    return digest_of([figures, own_settings(data), own_settings(numbers), *policy])
 
 
 def _own_figures(recipe: Recipe) -> dict[str, Any]:

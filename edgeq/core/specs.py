@@ -131,7 +131,8 @@ class BitSpec(Spec):
 
     Attributes:
         weights, activations: 2..8 bits.
-        first_last_same: if false the first and the last layer have 8 bits.
+        first_last_same: if false the first and the last layer have 8 bits: their weights and inputs, and the output of
+            the first.
     """
 
     weights: int

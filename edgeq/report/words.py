@@ -37,7 +37,7 @@ def say_asked(results: Mapping[str, Any], card: TargetCard) -> list[str]:
     return [
         f"Quantize {results['model']} {how}, for {card.title}.",
         f"Weights get {bits['weights']} bits and activations {bits['activations']} bits ({results['bits']}).",
-        f"The first and the last layer have {ends}.",
+        f"The first and the last layer, and what the first one makes, have {ends}.",
         f"The method is the recipe '{recipe['name']}' at the effort '{recipe['effort']}': {recipe['title']}.",
         f"Every random choice follows from the seed {build['seed']}.",
     ]

@@ -43,7 +43,9 @@ def test_a_row_is_measured_once_and_on_record_with_all_its_columns(
     assert set(found) == ROWS
     for row in ROWS:
         figures = found[row]["0"]
-        assert figures["stamp"] == stamp_row("zeroq", "minmax")
+        assert figures["stamp"] == stamp_row(
+            "zeroq", "minmax", setting=row.split("/")[0], bits="w4a4"
+        )
         assert 0 <= figures["top1_pct"] <= 100
         assert figures["teacher_forward"] > figures["teacher_backward"] > 0
         assert figures["cpu_s"] > 0.2

@@ -21,12 +21,16 @@ def test_a_row_names_both_halves():
     assert row == "deploy/w4a4/60/genie+edgeq"
 
 
+def stamp(data: str, numbers: str, *, setting: str = "deploy", bits: str = "w8a8") -> str:
+    return table_rows.stamp_row(data, numbers, setting=setting, bits=bits)
+
+
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [("synthesis", "iterations", 7), ("training", "mix", 0.25), ("training", "steps", 3)],
 )
 def test_a_stamp_changes_with_a_figure_of_either_half(monkeypatch, table, key, value):
-    before = table_rows.stamp_row("genie", "edgeq")
+    before = stamp("genie", "edgeq")
 
     def changed(name, **options):
         recipe = load_recipe(name, **options)
@@ -34,24 +38,33 @@ def test_a_stamp_changes_with_a_figure_of_either_half(monkeypatch, table, key, v
         return dataclasses.replace(recipe, **{table: spec})
 
     monkeypatch.setattr(table_rows, "load_recipe", changed)
-    assert table_rows.stamp_row("genie", "edgeq") != before
+    assert stamp("genie", "edgeq") != before
 
 
 def test_a_stamp_changes_with_the_published_budget_but_not_with_words(monkeypatch):
-    before = table_rows.stamp_row("genie", "genie-m")
+    before = stamp("genie", "genie-m")
 
     def reworded(name, **options):
         return dataclasses.replace(load_recipe(name, **options), title="other", notes="other")
 
     monkeypatch.setattr(table_rows, "load_recipe", reworded)
-    assert table_rows.stamp_row("genie", "genie-m") == before
+    assert stamp("genie", "genie-m") == before
     monkeypatch.setattr(table_rows, "own_settings", lambda name: {"training.steps": "1"})
-    assert table_rows.stamp_row("genie", "genie-m") != before
+    assert stamp("genie", "genie-m") != before
+
+
+def test_a_stamp_tells_what_has_8_bits_in_narrow_rows_of_deploy():
+    assert stamp("genie", "edgeq", bits="w4a4") != stamp("genie", "edgeq", bits="w4a8")
+    assert stamp("genie", "edgeq", bits="w4a8") == stamp("genie", "edgeq", bits="w8a8")
+    narrow, wide = (
+        stamp("genie", "edgeq", setting="paper", bits=bits) for bits in ("w4a4", "w8a8")
+    )
+    assert narrow == wide
 
 
 def test_stamps_of_pairs_differ():
     names = [load_recipe(name) for name in table_rows.all_rows()]
-    stamps = {table_rows.stamp_row(item.data, item.numbers) for item in names}
+    stamps = {stamp(item.data, item.numbers) for item in names}
     assert len(stamps) == len(names)
 
 

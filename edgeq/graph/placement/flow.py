@@ -152,6 +152,18 @@ def boundary_layers(view: GraphView) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(first), frozenset(last)
 
 
+def made_by(view: GraphView, layers: frozenset[str]) -> frozenset[str]:
+    """Return the outputs of the weighted nodes `layers`, and what follows from these alone without another."""
+    made = {name for node in view.nodes if node_id(node) in layers for name in node.output}
+    for node in view.nodes:
+        if is_weighted(view, node) or node.op_type in SHAPE_READERS:
+            continue
+        values = {name for name in node.input if name and view.constant_root(name) is None}
+        if values and made.issuperset(values):
+            made.update(node.output)
+    return frozenset(made)
+
+
 def weighted_readers(view: GraphView, nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """Return the weighted nodes among `nodes`, and those behind them through pools, Concat and data movement."""
     found: set[str] = set()

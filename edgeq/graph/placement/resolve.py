@@ -9,6 +9,7 @@ from edgeq.core.plan import Decision, FixedRange, Grid, OwnRange, Role, SharedRa
 from edgeq.core.specs import BitSpec, GraphFlavour, InputSpec, Layout
 from edgeq.graph.placement.flow import (
     boundary_layers,
+    made_by,
     moved_from,
     never_negative,
     upper_bound,
@@ -27,6 +28,7 @@ class _Facts:
     bits: BitSpec
     first: frozenset[str]
     last: frozenset[str]
+    made_by_first: frozenset[str]
     never_negative: frozenset[str]
     picture_amax: dict[str, float]
     on_integers: (
@@ -51,9 +53,12 @@ def resolve(
         inputs: the model's inputs; pictures among them have a range known beforehand.
         flavour: of the graph, which tells what containers codes have.
     """
+    first, last = boundary_layers(view)
     facts = _Facts(
         bits,
-        *boundary_layers(view),
+        first,
+        last,
+        made_by(view, first),
         never_negative(view),
         _picture_amax(inputs),
         flavour is GraphFlavour.ORT_CPU,
@@ -206,6 +211,9 @@ def _choose_grid(
         width, why = _WIDE, "8 bits: pictures have 8 bits"
     if facts.on_integers and not readers and width != _WIDE:
         width, why = _WIDE, "8 bits: no layer with weights reads it"
+    if width != _WIDE and not facts.bits.first_last_same and facts.made_by_first.issuperset(family):
+        # The policy of BRECQ and Genie: both ends of the first layer, its input and its output, have 8 bits.
+        width, why = _WIDE, "8 bits: the first layer makes it"
     if width == _WIDE and not facts.on_integers:
         return Grid(bits=width), why
     unsigned = not is_picture and all(name in facts.never_negative for name in family)

@@ -43,8 +43,9 @@ BLOCK = """g (float[N,4,8,8] x) => (float[N,16] y, float[N,4,8,8] r0)
 }"""
 
 
-def make_plan(model: onnx.ModelProto, bits: str = "w8a8") -> QuantPlan:
-    return plan_placement(model, card=CARD, bits=BitSpec.parse(bits), inputs=())
+def make_plan(model: onnx.ModelProto, bits: str = "w8a8", *, same: bool = False) -> QuantPlan:
+    spec = BitSpec.parse(bits, first_last_same=same)
+    return plan_placement(model, card=CARD, bits=spec, inputs=())
 
 
 def make_values(model: onnx.ModelProto, plan: QuantPlan, **floats) -> QuantizedValues:
@@ -161,7 +162,7 @@ def test_q_and_dq_have_three_inputs_and_zero_points_of_the_scale_shape(block):
 
 
 def test_a_shared_range_is_the_same_initializer(block):
-    plan = make_plan(block, "w4a4")
+    plan = make_plan(block, "w4a4", same=True)
     view = GraphView(insert_qdq(block, plan, make_values(block, plan), card=CARD).model)
     assert view.producer("wide/q").input[1:] == view.producer("r0/q").input[1:]
     assert view.producer("wide/clip").input[1:] == view.producer("r0/clip").input[1:]

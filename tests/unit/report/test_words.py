@@ -19,7 +19,7 @@ def test_what_was_asked_names_model_widths_method_and_seed(results, card):
     assert say_asked(results, card) == [
         f"Quantize net.onnx without its training data, for {card.title}.",
         "Weights get 4 bits and activations 8 bits (w4a8).",
-        "The first and the last layer have the same widths.",
+        "The first and the last layer, and what the first one makes, have the same widths.",
         "The method is the recipe 'edgeq' at the effort 'quick': a method.",
         "Every random choice follows from the seed 3.",
     ]

@@ -39,8 +39,32 @@ def test_first_and_last_layer_have_8_bits_and_the_rest_what_was_asked(parse_grap
 
 def test_what_leads_to_the_last_layer_through_pooling_has_8_bits_too(parse_graph, place):
     decisions = place(parse_graph(chain()), "w4a4")
-    widths = {name: decisions[name].grid.bits for name in ("x", "r0", "r1", "r2", "f")}
-    assert widths == {"x": 8, "r0": 4, "r1": 4, "r2": 8, "f": 8}
+    widths = {name: decisions[name].grid.bits for name in ("r1", "r2", "f")}
+    assert widths == {"r1": 4, "r2": 8, "f": 8}
+
+
+def test_what_the_first_layer_takes_and_makes_has_8_bits(parse_graph, place):
+    decisions = place(parse_graph(chain()), "w4a4")
+    widths = {name: decisions[name].grid.bits for name in ("x", "r0", "r1")}
+    assert widths == {"x": 8, "r0": 8, "r1": 4}
+    assert decisions["r0"].reason.endswith("8 bits: the first layer makes it")
+
+
+def test_what_a_later_layer_is_added_to_is_no_longer_made_by_the_first(parse_graph, place):
+    model = parse_graph("""g (float[N,4,8,8] x) => (float[N,4,8,8] y)
+    <float[4,4,1,1] w0, float[4,4,1,1] w1, float[4,4,1,1] w2, float[4,4,1,1] w3>
+    {
+      c = Conv(x, w0)
+      r = Relu(c)
+      m = MaxPool<kernel_shape=[1,1]>(r)
+      a = Conv(m, w1)
+      s = Add(a, m)
+      t = Relu(s)
+      b = Conv(t, w2)
+      y = Conv(b, w3)
+    }""")
+    decisions = place(model, "w4a4")
+    assert (decisions["m"].grid.bits, decisions["t"].grid.bits) == (8, 4)
 
 
 def test_first_last_same_gives_every_layer_the_same_width(parse_graph, place):
@@ -92,7 +116,8 @@ def test_below_8_bits_a_tensor_is_unsigned_only_if_it_cannot_be_negative(
     text = chain(middle).replace(
         "<float[4", "<float zero = {0}, float six = {6}, float low = {-1}, float[4", 1
     )
-    assert place(parse_graph(text), "w4a4")["r1"].grid == Grid(bits=4, signed=signed)
+    decision = place(parse_graph(text), "w4a4", first_last_same=True)["r1"]
+    assert decision.grid == Grid(bits=4, signed=signed)
 
 
 @pytest.mark.parametrize(("mode", "signed"), [("linear", False), ("cubic", True)])
@@ -101,13 +126,22 @@ def test_a_resized_tensor_is_unsigned_unless_the_filter_overshoots(
 ):
     middle = f'Resize<mode="{mode}">(r0, , scales)'
     text = chain(middle).replace("<float[4", "<float[4] scales = {1,1,2,2}, float[4", 1)
-    assert place(parse_graph(text), "w4a4")["r1"].grid.signed is signed
+    decision = place(parse_graph(text), "w4a4", first_last_same=True)["r1"]
+    assert decision.grid.signed is signed
 
 
 def test_a_tensor_read_by_an_inner_and_by_the_last_layer_has_the_asked_width(parse_graph, place):
     model = parse_graph("""g (float[N,4,8,8] x) => (float[N,4,8,8] y)
-    <float[4,4,1,1] w0, float[4,4,1,1] w1, float[4,4,1,1] w2, float[4,4,1,1] w3>
-    { c = Conv(x, w0) r = Relu(c) a = Conv(r, w1) b = Conv(a, w2) z = Conv(r, w3) y = Add(b, z) }""")
+    <float[4,4,1,1] w0, float[4,4,1,1] w1, float[4,4,1,1] w2, float[4,4,1,1] w3, float[4,4,1,1] w4>
+    {
+      i = Conv(x, w4)
+      c = Conv(i, w0)
+      r = Relu(c)
+      a = Conv(r, w1)
+      b = Conv(a, w2)
+      z = Conv(r, w3)
+      y = Add(b, z)
+    }""")
     decision = place(model, "w8a4")["r"]
     assert decision.grid.bits == 4
     assert "not only the first or last layer reads it" in decision.reason
