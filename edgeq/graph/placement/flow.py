@@ -153,13 +153,17 @@ def boundary_layers(view: GraphView) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def made_by(view: GraphView, layers: frozenset[str]) -> frozenset[str]:
-    """Return the outputs of the weighted nodes `layers`, and what follows from these alone without another."""
+    """Return the outputs of the weighted nodes `layers`, and what follows from these alone without another.
+
+    Constants and shape arithmetic may take part.
+    """
     made = {name for node in view.nodes if node_id(node) in layers for name in node.output}
+    fixed = {""}
     for node in view.nodes:
-        if is_weighted(view, node) or node.op_type in SHAPE_READERS:
-            continue
-        values = {name for name in node.input if name and view.constant_root(name) is None}
-        if values and made.issuperset(values):
+        values = {name for name in node.input if view.constant_root(name) is None} - fixed
+        if node.op_type in SHAPE_READERS or not values:
+            fixed.update(node.output)
+        elif values <= made and not is_weighted(view, node):
             made.update(node.output)
     return frozenset(made)
 

@@ -50,6 +50,25 @@ def test_what_the_first_layer_takes_and_makes_has_8_bits(parse_graph, place):
     assert decisions["r0"].reason.endswith("8 bits: the first layer makes it")
 
 
+def test_shape_arithmetic_and_constants_leave_a_tensor_to_the_first_layer(parse_graph, place):
+    model = parse_graph("""g (float[N,4,8,8] x) => (float[N,64,4] y)
+    <float[4,4,1,1] w0, float[4,4] w1, float[4,4] w2, float[4] position,
+     int64[1] zero = {0}, int64[2] rest = {64,4}>
+    {
+      c = Conv(x, w0)
+      s = Shape(x)
+      n = Gather(s, zero)
+      t = Concat<axis=0>(n, rest)
+      f = Reshape(c, t)
+      p = Add(f, position)
+      h = MatMul(p, w1)
+      r = Relu(h)
+      y = MatMul(r, w2)
+    }""")
+    decisions = place(model, "w4a4")
+    assert decisions["p"].grid.bits == 8
+
+
 def test_what_a_later_layer_is_added_to_is_no_longer_made_by_the_first(parse_graph, place):
     model = parse_graph("""g (float[N,4,8,8] x) => (float[N,4,8,8] y)
     <float[4,4,1,1] w0, float[4,4,1,1] w1, float[4,4,1,1] w2, float[4,4,1,1] w3>
