@@ -197,19 +197,13 @@ def _known_limit(view: PlacementView, family: list[str], facts: _Facts) -> float
 def _choose_grid(
     view: PlacementView, family: dict[str, list[Wish]], facts: _Facts, *, is_picture: bool
 ) -> tuple[Grid, str]:
-    readers = weighted_readers(
-        view,
-        [
-            view.nodes[view.order[wish.site.node]]
-            for group in family.values()
-            for wish in group
-            if wish.quantize
-        ],
-    )
+    sites = [wish.site for group in family.values() for wish in group if wish.quantize]
+    readers = weighted_readers(view, [view.nodes[view.order[site.node]] for site in sites])
     width, why = _choose_bits(readers, facts, asked=facts.bits.activations)
     if is_picture and width != _WIDE:
         width, why = _WIDE, "8 bits: pictures have 8 bits"
-    if facts.on_integers and not readers and width != _WIDE:
+    adds_alone = all(site.op_type == "Add" for site in sites)
+    if not readers and (facts.on_integers or adds_alone) and width != _WIDE:
         width, why = _WIDE, "8 bits: no layer with weights reads it"
     if width != _WIDE and not facts.bits.first_last_same and facts.made_by_first.issuperset(family):
         # The policy of BRECQ and Genie: both ends of the first layer, its input and its output, have 8 bits.

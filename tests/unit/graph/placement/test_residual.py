@@ -60,6 +60,25 @@ def test_of_two_branches_the_deeper_stays_float_and_the_downsample_gets_its_own_
     assert sites(decisions["d"]) == [("Add", "s", 0)]
 
 
+def test_a_shortcut_that_no_layer_reads_has_8_bits_whatever_was_asked(parse_graph, place):
+    model = parse_graph(
+        HEAD
+        + """float[4,4,1,1] w2, float[4,4,1,1] w3>
+    {
+      a = Conv(x, w0)
+      c0 = Relu(a)
+      c1 = Conv(c0, w1)
+      r1 = Relu(c1)
+      b = Conv(r1, w2)
+      d = Conv(c0, w3)
+      y = Add(b, d)
+    }"""
+    )
+    decisions = place(model, "w4a4", first_last_same=True)
+    assert (decisions["d"].grid.bits, decisions["c0"].grid.bits) == (8, 4)
+    assert decisions["d"].reason.endswith("8 bits: no layer with weights reads it")
+
+
 def test_of_two_equally_deep_branches_the_first_operand_stays_float(parse_graph, place):
     text = HEAD + "float[4,4,1,1] w2> { a = Conv(x, w0) b = Conv(x, w1) y = Add(b, a) }"
     decisions = place(parse_graph(text))
