@@ -200,14 +200,15 @@ def _choose_grid(
     sites = [wish.site for group in family.values() for wish in group if wish.quantize]
     readers = weighted_readers(view, [view.nodes[view.order[site.node]] for site in sites])
     width, why = _choose_bits(readers, facts, asked=facts.bits.activations)
-    if is_picture and width != _WIDE:
-        width, why = _WIDE, "8 bits: pictures have 8 bits"
-    adds_alone = all(site.op_type == "Add" for site in sites)
-    if not readers and (facts.on_integers or adds_alone) and width != _WIDE:
-        width, why = _WIDE, "8 bits: no layer with weights reads it"
-    if width != _WIDE and not facts.bits.first_last_same and facts.made_by_first.issuperset(family):
-        # The policy of BRECQ and Genie: both ends of the first layer, its input and its output, have 8 bits.
-        width, why = _WIDE, "8 bits: the first layer makes it"
+    if width != _WIDE:
+        adds_alone = all(site.op_type == "Add" for site in sites)
+        if is_picture:
+            width, why = _WIDE, "8 bits: pictures have 8 bits"
+        elif not readers and (facts.on_integers or adds_alone):
+            width, why = _WIDE, "8 bits: no layer with weights reads it"
+        elif not facts.bits.first_last_same and facts.made_by_first.issuperset(family):
+            # The policy of BRECQ and Genie: what the first layer takes and what it makes have 8 bits.
+            width, why = _WIDE, "8 bits: the first layer makes it"
     if width == _WIDE and not facts.on_integers:
         return Grid(bits=width), why
     unsigned = not is_picture and all(name in facts.never_negative for name in family)
