@@ -47,7 +47,10 @@ Bits = Annotated[
     str, typer.Option(metavar="wNaM", help="Widths of weights and activations, 2 to 8.")
 ]
 FirstLast = Annotated[
-    str, typer.Option(metavar="int8|same", help="Width of the first layer, of what it makes, and of the last.")
+    str,
+    typer.Option(
+        metavar="int8|same", help="Width of the first layer, of what it makes, and of the last."
+    ),
 ]
 EffortName = Annotated[
     str, typer.Option(metavar="quick|standard|max", help="How much compute to spend.")
