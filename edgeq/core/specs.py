@@ -132,7 +132,7 @@ class BitSpec(Spec):
     Attributes:
         weights, activations: 2..8 bits.
         first_last_same: if false the first and the last layer have 8 bits: their weights and inputs, and the output of
-            the first.
+            the first; and so have shortcuts that only an Add reads.
     """
 
     weights: int

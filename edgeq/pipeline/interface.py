@@ -54,7 +54,8 @@ def build(
         model: the trained network, an ONNX file.
         target: chip and runtime, a name of `edgeq targets`.
         bits: widths of weights and activations, wNaM with N and M from 2 to 8.
-        first_last: "int8" keeps the first and the last layer, and the output of the first, at 8 bits; "same" does not.
+        first_last: "int8" keeps the first and the last layer, the output of the first, and shortcuts that only an Add
+            reads, at 8 bits; "same" does not.
         effort: how much compute to spend: "quick", "standard" or "max".
         seed: the same seed gives the same bytes.
         out: folder of results; MODEL.TARGET in the current folder if None.

@@ -201,12 +201,13 @@ def _choose_grid(
     readers = weighted_readers(view, [view.nodes[view.order[site.node]] for site in sites])
     width, why = _choose_bits(readers, facts, asked=facts.bits.activations)
     if width != _WIDE:
+        may_widen = not facts.bits.first_last_same
         adds_alone = all(site.op_type == "Add" for site in sites)
         if is_picture:
             width, why = _WIDE, "8 bits: pictures have 8 bits"
-        elif not readers and (facts.on_integers or adds_alone):
+        elif not readers and (facts.on_integers or (may_widen and adds_alone)):
             width, why = _WIDE, "8 bits: no layer with weights reads it"
-        elif not facts.bits.first_last_same and facts.made_by_first.issuperset(family):
+        elif may_widen and facts.made_by_first.issuperset(family):
             # The policy of BRECQ and Genie: what the first layer takes and what it makes have 8 bits.
             width, why = _WIDE, "8 bits: the first layer makes it"
     if width == _WIDE and not facts.on_integers:
