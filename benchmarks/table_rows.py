@@ -19,7 +19,7 @@ SETTINGS = ("deploy", "paper")
 BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
 # Both halves of one paper; a recipe of one half is measured with the other half of the default.
 PAIRS = ("dsg+minmax", "genie+genie-m", "synq+synq-qat", "zeroq+minmax")
-# Whose widths `deploy` has beside those of the row, where activations have fewer than 8 bits.
+# What has 8 bits in `deploy` though the row's activations have fewer; other words here make those rows stale.
 _NARROW_POLICY = "BRECQ: the output of the first layer has 8 bits"
 # What a figure follows from, beside the fixtures.
 _SOURCES = ("calib", "deploy", "edgeq/**/*.py", "edgeq/**/*.toml", "benchmarks/*.py")
@@ -39,8 +39,8 @@ def name_row(recipe: Recipe, *, setting: str, bits: str, budget: str) -> str:
 def stamp_row(data: str, numbers: str, *, setting: str, bits: str) -> str:
     """Return the digest of the figures of a pair: of every effort, and of the published budgets.
 
-    Where activations are narrow, the policy of the setting is a part of it.
     A figure that has its default is left out, so that a new one, which older recipes do not use, changes no stamp.
+    Where `deploy` has narrow activations, it is also of the policy that says which of them stay wide.
     """
     name = name_recipe(data, numbers)
     figures = [_own_figures(load_recipe(name, effort=effort)) for effort in Effort]

@@ -147,6 +147,12 @@ def test_a_transposed_convolution_stays_float(parse_graph):
     assert "no integer kernel" in found["x"].reason
 
 
+def test_what_the_first_layer_makes_has_8_bits_for_integer_kernels_too(parse_graph):
+    decision = place(parse_graph(RESIDUAL), "w4a4")["r0"]
+    assert decision.grid == Grid(bits=8, signed=False)
+    assert "8 bits: the first layer makes it" in decision.reason
+
+
 @pytest.mark.parametrize(("tensor", "bits"), [("c1", 8), ("r1", 4)])
 def test_narrow_widths_are_for_what_layers_with_weights_read(parse_graph, tensor, bits):
     model = parse_graph(
