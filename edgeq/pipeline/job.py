@@ -48,7 +48,8 @@ class Job:
         recipe: with the figures of the effort and of --set.
         loaded: the user's model, at an opset that the target takes.
         inputs: its inputs in file order, and how their preprocessing was chosen.
-        teacher: of the model as it is, BatchNormalization kept; it runs any batch size.
+        teacher: of the model as it is, BatchNormalization kept; it runs any batch size. Where its first output is
+            probabilities of classes, it gives the scores before their Softmax, and so does the student's.
         proof: that the teacher computes what ONNX Runtime computes.
         statistics: the BN table and where it comes from.
         folded: the model with BatchNormalization folded; what Q/DQ is written into.
@@ -170,6 +171,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     from edgeq.graph.round_half import without_bfloat16
     from edgeq.teacher.free_batch import free_batch
     from edgeq.teacher.importer import import_teacher
+    from edgeq.teacher.logits import give_logits
     from edgeq.teacher.proof import prove_equal, require_any_batch, require_same
 
     progress = progress or NoProgress()
@@ -215,6 +217,9 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
     progress.finish(f"{quantized} tensors quantized to {options.bits} for {card.title}")
     blocks, last_map = watched_tensors(placed.inferred, placed.plan)
     classes, unlabelled = count_classes(loaded.inferred, outputs, specs)
+    student_teacher = free_batch(import_teacher(placed.inferred), specs)
+    if classes is not None:
+        teacher, student_teacher = give_logits(teacher), give_logits(student_teacher)
     given, told = _read_given(options, specs, teacher, classes)
     return Job(
         options=options,
@@ -226,7 +231,7 @@ def prepare(options: BuildOptions, progress: Progress | None = None) -> Job:
         proof=proof,
         statistics=statistics,
         folded=placed.model,
-        student_teacher=free_batch(import_teacher(placed.inferred), specs),
+        student_teacher=student_teacher,
         plan=placed.plan,
         blocks=blocks,
         last_map=last_map if classes is not None else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -12,7 +13,6 @@ from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.specs import InputSpec
 from edgeq.graph.view import GraphView
 
-_SHAPE_CHANGERS = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
 _SQUASHING = {
     "Sigmoid",
     "HardSigmoid",
@@ -50,23 +50,28 @@ def count_classes(
     """Return the number of classes of the first output, or None and what follows from it in words.
 
     Class scores are [N, classes] with at least two, neither squashed nor normalised, and of another shape than a vector
-    that enters (which an autoencoder gives back).
+    that enters (which an autoencoder gives back). So are probabilities, if those of a sample add up to 1: the scores
+    are what enters their Softmax.
     """
     name, output = next(iter(outputs.items()))
     is_vector = output.dtype.kind == "f" and output.ndim == 2 and output.shape[1] > 1
     is_copy = output.shape[1:] in {spec.shape for spec in specs}
-    if is_vector and not is_copy and not _is_squashed(GraphView(model), name):
+    if is_vector and not is_copy and not _is_squashed(GraphView(model), name, output):
         return output.shape[1], ()
     shape = "x".join(map(str, output.shape[1:]))
     finding = f"output '{name}' {shape} gives no class scores: label terms are off, outputs and features are matched"
     return None, (finding,)
 
 
-def _is_squashed(view: GraphView, tensor: str) -> bool:
+def _is_squashed(view: GraphView, tensor: str, values: NDArray[Any]) -> bool:
     """Return true if a function that no class score goes through makes `tensor`, seen through changes of its shape."""
+    from edgeq.teacher.logits import SHAPE_CHANGERS
+
     node = view.producer(tensor)
-    while node is not None and node.op_type in _SHAPE_CHANGERS:
+    while node is not None and node.op_type in SHAPE_CHANGERS:
         node = view.producer(node.input[0])
+    if node is not None and node.op_type == "Softmax":
+        return not np.allclose(values.sum(1, dtype=np.float64), 1, atol=0.01)
     if node is None or node.op_type != "Div":
         return node is None or node.op_type in _SQUASHING
     return view.constant(node.input[1]) is None

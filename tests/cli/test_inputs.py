@@ -363,6 +363,21 @@ def test_pictures_with_labels_do_not_feed_two_inputs(edgeq, parse_graph, digits,
 
 # Outputs --------------------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    "end", ["y = Softmax<axis=1> (z)", "s = Softmax<axis=1> (z) y = Flatten (s)"]
+)
+def test_behind_a_closing_softmax_all_is_as_without_it(build_net, end):
+    plain = picture_net("N,3,8,8", 3)
+    scores = build_net(plain, "--recipe", "synq-qat")
+    trained = (scores.folder / "trained.safetensors").read_bytes()
+    text = plain.replace("y = Gemm<transB=1> (f, v)", f"z = Gemm<transB=1> (f, v) {end}")
+    probabilities = build_net(text, "--recipe", "synq-qat", "--overwrite")
+    assert np.array_equal(probabilities.samples().samples, scores.samples().samples)
+    assert (probabilities.folder / "trained.safetensors").read_bytes() == trained
+    assert probabilities.results()["agreement"]["top1_match_ratio"] is not None
+
+
 OUTPUTS = """g (float[N,3,8,8] x) => ({OUTPUTS})
 <float[4,3,3,3] w, {NORM}, float[2,4,1,1] k, float[5,4] v>
 { c = Conv<pads=[1,1,1,1]> (x, w) {BODY} r = Relu (n) {REST} }"""
