@@ -82,8 +82,9 @@ def place(
     from edgeq.graph.fold_constants import fold_constants
     from edgeq.graph.infer_ranks import infer_shapes
     from edgeq.graph.placement import plan_placement
+    from edgeq.graph.spread_biases import spread_biases
 
-    fold = fold_batchnorm(fold_constants(loaded.model).model)
+    fold = fold_batchnorm(spread_biases(fold_constants(loaded.model).model).model)
     inferred = infer_shapes(fold.model)
     plan = plan_placement(
         inferred, card=card, bits=options.bits, inputs=specs, for_dla=options.for_dla

@@ -361,6 +361,13 @@ def test_pictures_with_labels_do_not_feed_two_inputs(edgeq, parse_graph, digits,
     assert "--eval for a network of 2 inputs" in done.err
 
 
+def test_one_bias_for_all_channels_of_a_matrix_product_gets_a_scale_for_each(build_net):
+    text = picture_net("N,3,8,8", 3, bias="float[1] b")
+    built = build_net(text.replace("Gemm<transB=1> (f, v)", "Gemm<transB=1> (f, v, b)"))
+    codes = {item.name: tuple(item.dims) for item in built.shipped().graph.initializer}
+    assert codes["b/spread/codes"] == (5,)
+
+
 # Outputs --------------------------------------------------------------------------------------------------------------
 
 
