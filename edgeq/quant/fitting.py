@@ -68,7 +68,7 @@ class Fitting:
             for site in decision.sites
         }
         biases = [bias for bias, layer in self._student.biases().values() if layer in layers]
-        self._add(biases, self._spec.bias_rate * float(shown.std()))
+        self._add(biases, self._spec.bias_rate * float(shown.std(correction=0)))
 
     def learn_activations(self, learned: set[str], *, keep: float, masks: Masks) -> None:
         """Learn the scales of the unit's activations that are not in `learned`, to which they are added.

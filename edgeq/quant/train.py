@@ -325,7 +325,7 @@ def _groups(problem: TrainingProblem, student: Student, spec: TrainingSpec) -> l
         _, values = module(*(item[: spec.batch].float() for item in all_samples(problem)))
     for (bias, _), value in zip(biases.values(), values, strict=True):
         bias.requires_grad_(True)
-        groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std())})
+        groups.append({"params": [bias], "lr": spec.bias_rate * float(value.std(correction=0))})
     return groups
 
 

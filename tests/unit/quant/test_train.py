@@ -254,6 +254,19 @@ def test_a_batch_larger_than_the_set_is_the_whole_set(problem, make_spec):
     assert len(history) == 2
 
 
+def test_one_sample_and_one_output_value_have_no_spread_and_train_all_the_same(
+    make_case, make_problem, make_spec
+):
+    text = """g (float[N,3,8,8] x) => (float[N,1] y) <float[4,3,3,3] w0, float[1,4] w1, float[1] b1>
+    { c = Conv(x, w0) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w1, b1) }"""
+    found = make_case("w4a4", text=text, inputs=())
+    problem = make_problem(found, blocks=("r",), last_map=None)
+    first = dataclasses.replace(problem.samples, samples=found.x.numpy()[:1], labels=None)
+    spec = make_spec(steps=2, range_samples=1)
+    _, history = train_student(dataclasses.replace(problem, samples=first), spec, seed=0)
+    assert len(history) == 2
+
+
 def test_channels_last_pictures_are_trained_on_like_channels_first_ones(
     case, make_case, make_problem, make_spec
 ):
