@@ -1,10 +1,12 @@
 """States of long loops on disk, so that a killed run goes on from the last one and ends with the same bytes.
 
-Safetensors, so that nothing is executed when they are read. Entry: `Checkpoints`.
+Safetensors, so that nothing is executed when they are read, with a digest, so that no damage is taken for a state.
+Entry: `Checkpoints`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -77,9 +79,10 @@ class Checkpoints:
         arrays = {
             name: np.ascontiguousarray(x).reshape(x.shape) for name, x in state.arrays.items()
         }
-        notes = {"key": self._key, "notes": json.dumps(state.notes)}
+        notes = json.dumps(state.notes)
+        about = {"key": self._key, "notes": notes, "digest": _digest(arrays, notes)}
         try:
-            write_bytes(self._folder / f"{name}.safetensors", save(arrays, notes))
+            write_bytes(self._folder / f"{name}.safetensors", save(arrays, about))
         except InputError as error:
             _LOG.warning("no checkpoint of %s: %s", name, error.what)
         self._last = time.monotonic()
@@ -92,12 +95,14 @@ class Checkpoints:
 
         try:
             with safe_open(path, framework="numpy") as file:
-                notes: Mapping[str, str] = file.metadata() or {}
-                if notes.get("key") != self._key:
+                about: Mapping[str, str] = file.metadata() or {}
+                if about.get("key") != self._key:
                     return None
                 names = file.keys()
                 arrays = {name: file.get_tensor(name) for name in names}
-            return Checkpoint(arrays, json.loads(notes["notes"]))
+            if _digest(arrays, about["notes"]) != about.get("digest"):
+                raise ValueError("its bytes are not those that were written")
+            return Checkpoint(arrays, json.loads(about["notes"]))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             _LOG.warning(
                 "the checkpoint %s cannot be read, so it is not used: %s", path.name, error
@@ -108,6 +113,15 @@ class Checkpoints:
         """Remove every checkpoint: the stage is finished."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], notes: str) -> str:
+    """Return the SHA-256 of contiguous arrays, by name, and of what is noted beside them."""
+    digest = hashlib.sha256(notes.encode())
+    for name, x in sorted(arrays.items()):
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(x.data)
+    return digest.hexdigest()
 
 
 NO_CHECKPOINTS = Checkpoints()

@@ -64,6 +64,17 @@ def test_a_file_that_was_cut_off_is_told_and_not_used(kept, tmp_path, caplog, le
     assert "loop.safetensors cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize("place", [-1, -30])
+def test_a_file_in_which_a_byte_has_changed_is_told_and_not_used(kept, tmp_path, caplog, place):
+    kept.save("loop", STATE)
+    path = tmp_path / "checkpoints" / "loop.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    assert kept.load("loop") is None
+    assert "loop.safetensors cannot be read" in caplog.text
+
+
 def test_a_disk_without_room_ends_no_run(kept, tmp_path, caplog):
     (tmp_path / "checkpoints").write_bytes(b"a file where the folder should be")
     with caplog.at_level(logging.WARNING, "edgeq"):
