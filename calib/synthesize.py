@@ -91,8 +91,8 @@ def synthesize(
         x, history = loop.run(index, wanted, progress)
         return x, wanted if spec.wants_classes else answer(problem, x), history
 
-    for x, wanted, _ in found:
-        loop.keep(x, wanted)
+    for index, (x, _, _) in enumerate(found):
+        loop.keep(x, _labels(problem, spec, index))
     made = list(found)
     for batch in world.each(left, lambda index: make(len(found) + index)):
         if problem.compute.world.rank == 0:

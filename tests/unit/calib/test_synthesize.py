@@ -70,7 +70,15 @@ def test_the_losses_are_kept_for_each_iteration_as_means_over_the_batches(proble
 
 
 # With a margin, a batch looks at those before it.
-@pytest.mark.parametrize("own", [{}, {"margin": 1.0}, {"label": 0.0, "leaves_per_sample": 1.0}])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"margin": 1.0},
+        {"margin": 1.0, "margin_low": 0.3, "label": 0.0},
+        {"label": 0.0, "leaves_per_sample": 1.0},
+    ],
+)
 def test_an_interrupted_synthesis_goes_on_after_its_last_batch(problem, make_spec, tmp_path, own):
     spec = make_spec(samples=12, batch=4, iterations=3, **own)
     whole = synthesize(problem, spec, seed=0)
