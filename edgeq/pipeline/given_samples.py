@@ -34,7 +34,7 @@ def read_samples(
         classes: of the first output, or None where it gives no class scores.
 
     Raises:
-        InputError: if it is none of these, or does not fit the model's inputs.
+        InputError: if it is none of these, or does not fit the model's inputs or classes.
         CalibError: if a sample set is damaged.
     """
     if (path / "samples.json").is_file():
@@ -47,7 +47,10 @@ def read_samples(
     found = dataclasses.replace(found, provenance={**found.provenance, "given": path.name})
     if classes is None:
         return dataclasses.replace(found, labels=None)
-    return found if found.labels is not None else _with_labels(found, specs, teacher)
+    if found.labels is None:
+        return _with_labels(found, specs, teacher)
+    _require_classes(found.labels, classes, path)
+    return found
 
 
 def digest_samples(samples: SampleSet) -> str:
@@ -111,6 +114,18 @@ def _require_fit(samples: SampleSet, specs: Sequence[InputSpec], path: Path) -> 
             f"--samples {path.name} has NaN or infinity in '{broken[0]}'",
             why="ranges and losses would follow them",
             mend="remove those samples",
+            path=path,
+        )
+
+
+def _require_classes(labels: NDArray[np.int64], classes: int, path: Path) -> None:
+    """Raise unless every label is a class of the model."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"--samples {path.name} has labels from {low} to {high}",
+            why=f"the model has {classes} classes, 0 to {classes - 1}: the set was made for another one",
+            mend=f"give {path.name}/samples.npy alone: the model then labels the samples itself",
             path=path,
         )
 

@@ -124,6 +124,18 @@ def test_an_array_that_does_not_fit_is_refused(run, tmp_path, array, told):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_of_another_network_are_refused(run, tmp_path, label):
+    x = np.zeros((4, 1, 16, 16), np.float32)
+    labels = np.array([0, 9, label, 1])
+    SampleSet(input_name="input", samples=x, labels=labels, provenance={}).save(tmp_path / "set")
+    done = run(tmp_path / "set")
+    assert done.code == 3
+    assert f"labels from {min(0, label)} to {max(9, label)}" in done.err
+    assert "the model has 10 classes" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_are_no_pictures_are_named(run, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "notes.txt").write_text("hello")
