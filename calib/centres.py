@@ -86,7 +86,7 @@ def deep_start(layers: int) -> int:
 
 def count_steps(problem: SynthesisProblem, spec: SynthesisSpec) -> int:
     """Return how many steps a process has in `find_centres`; 0 where recipe or network has no centres."""
-    if spec.centres == "none" or problem.classes is None:
+    if spec.centres == "none" or problem.classes is None or not problem.table.entries:
         return 0
     batches = -(-problem.classes // spec.batch)
     return problem.compute.world.rounds(batches) * spec.centre_iterations

@@ -11,6 +11,7 @@ from calib.centres import Centres, count_steps, deep_start, find_centres
 from calib.distances import variance_distance
 from calib.statistics import LayerStatistics, measure
 from edgeq.core.progress import NoProgress
+from edgeq.core.specs import BNTable
 
 SILENT = NoProgress()
 
@@ -41,6 +42,8 @@ def test_a_recipe_without_centres_and_a_network_without_classes_have_none(
     assert find_centres(problem, make_spec(), seed=0, progress=SILENT) is None
     spec = make_spec(centres="class")
     assert find_centres(make_problem(classes=None), spec, seed=0, progress=SILENT) is None
+    bare = dataclasses.replace(problem, table=BNTable(entries=()))
+    assert find_centres(bare, spec, seed=0, progress=SILENT) is None
     assert count_steps(problem, make_spec()) == 0
 
 
