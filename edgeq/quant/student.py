@@ -275,8 +275,12 @@ def first_scales(
             scales[decision.tensor] = choose_range(weight, grid, spec.weights, spec)
         elif not isinstance(decision.owner, SharedRange):
             seen = [observed[name] for name in families[decision.tensor]]
-            peaks = spec.activations == "batch_max"
-            values = torch.cat([item.peaks() if peaks else item.values() for item in seen])
+            if (
+                spec.activations == "batch_max"
+            ):  # the largest of each batch, over all of the tensors
+                values = torch.stack([item.peaks() for item in seen]).amax(0)
+            else:
+                values = torch.cat([item.values() for item in seen])
             scales[decision.tensor] = choose_range(
                 values, grid, spec.activations, spec, limit=limit_of(decision)
             )

@@ -15,12 +15,13 @@ from deploy.onnxrt import Session
 from edgeq.core.errors import EdgeqBug, InputError
 from edgeq.core.numerics import choose_scale, dequantize
 from edgeq.core.plan import FixedRange, Role, Site
+from edgeq.core.recipes import RangesSpec
 from edgeq.graph.insert_qdq import insert_qdq
 from edgeq.quant.fake_quant import FakeQuantizer
 from edgeq.quant.ranges import mse_scale
 from edgeq.quant.student import Student, first_scales, observe, require_grid
 from edgeq.quant.train import train_student
-from edgeq.teacher.teacher import run_and_capture
+from edgeq.teacher.teacher import run_and_capture, with_outputs
 
 CARD = load_card("jetson-orin")
 
@@ -108,6 +109,20 @@ def test_an_output_that_is_quantized_for_a_reader_leaves_in_float(make_case):
     assert "r" in found.quantizers
     outputs = found.teacher.module(torch.randn(1, 3, 8, 8))
     assert len(outputs[0].unique()) > 4
+
+
+def test_the_peak_of_a_batch_is_the_largest_of_all_tensors_that_share_a_scale(make_case):
+    text = """g (float[N,3,8,8] x) => (float[N,8,6,6] y) <float[4,3,3,3] w0, float[4,3,3,3] w1, float[8,8,1,1] w2>
+    { a = Conv (x, w0) b = Conv (x, w1) c = Concat<axis=1> (a, b) y = Conv (c, w2) }"""
+    w0 = np.full((4, 3, 3, 3), 0.01, np.float32)
+    case = make_case("w8a8", text=text, inputs=(), w0=w0, w1=20 * w0)
+    batches = [(x,) for x in case.x.split(4)]
+    scales = first_scales(case.teacher, case.plan, batches, RangesSpec(activations="batch_max"))
+    joined = with_outputs(case.teacher, ["c"])
+    peaks = [joined(*batch)[1][0].abs().amax() for batch in batches]
+    wanted = float(torch.stack(peaks).mean()) / 127
+    shared = [float(scales[name]) for name in ("a", "b", "c") if name in scales]
+    assert shared == [pytest.approx(wanted)]
 
 
 def test_a_shared_range_is_one_quantizer(case, student):
