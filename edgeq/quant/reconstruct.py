@@ -31,7 +31,12 @@ from edgeq.quant.fitting import Fitting
 from edgeq.quant.rounding import beta_at
 from edgeq.quant.student import Student
 from edgeq.quant.train import TrainingProblem
-from edgeq.quant.unit_objectives import channel_error, prediction_difference, suffix_of
+from edgeq.quant.unit_objectives import (
+    channel_axis,
+    channel_error,
+    prediction_difference,
+    suffix_of,
+)
 from edgeq.quant.units import Unit, partition
 
 _LOG = logging.getLogger(__name__)
@@ -306,7 +311,9 @@ class _Engine:
         if suffix is not None:
             made, predicted = made.chunk(2)
         power = SECOND_POWER if second else 2.0
-        terms = {"reconstruction": (1.0, channel_error(made, wanted, power))}
+        terms = {
+            "reconstruction": (1.0, channel_error(made, wanted, power, axis=channel_axis(part)))
+        }
         beta = beta_at(share, start=spec.beta_start, end=spec.beta_end, warmup=spec.warmup)
         if fitting.soft and beta is not None:
             parts = [soft.regulariser(beta) for soft in fitting.soft.values()]

@@ -15,14 +15,24 @@ from edgeq.quant.units import Unit
 from edgeq.teacher.teacher import Teacher
 
 
-def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0) -> Tensor:
+def channel_axis(part: fx.GraphModule) -> int:
+    """Return the axis of the channels of a unit's output, if it has three axes: 1 ([N, C, T]) or 2 ([N, T, C]).
+
+    The last layer with weights in `part` says which: a convolution makes the one, a matrix product the other.
+    """
+    made = [node.meta.get("onnx_op") for node in part.graph.nodes]
+    layers = [kind for kind in made if kind in {"Conv", "ConvTranspose", "Gemm", "MatMul"}]
+    return 1 if layers and layers[-1].startswith("Conv") else 2
+
+
+def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0, *, axis: int = 1) -> Tensor:
     """Return |made - wanted|^power, summed over channels, mean over samples and positions.
 
-    Channels are axis 1, and the last one of three axes ([N, T, C]). The regulariser's weight depends on this sum.
+    Channels are axis 1, and `axis` of three axes (see `channel_axis`). The regulariser's weight depends on this sum.
     Source: the released code of BRECQ, QDrop, Genie and PD-Quant (`lp_loss`). BRECQ's paper weights it by Fisher
     information; its released script does not.
     """
-    rows = made.numel() // made.shape[-1 if made.ndim == 3 else 1]
+    rows = made.numel() // made.shape[axis if made.ndim == 3 else 1]
     made, wanted = made.float(), wanted.float()
     apply: Callable[..., Tensor] = _PowerSum.apply
     return apply(made - wanted, power) / rows

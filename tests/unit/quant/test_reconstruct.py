@@ -15,9 +15,11 @@ from edgeq.core.errors import BuildError
 from edgeq.core.plan import Role
 from edgeq.core.progress import NoProgress
 from edgeq.core.recipes import Kind, ReconstructionSpec, list_recipes
+from edgeq.quant.cones import cone
 from edgeq.quant.reconstruct import reconstruct
 from edgeq.quant.student import Student
-from edgeq.quant.unit_objectives import channel_error
+from edgeq.quant.unit_objectives import channel_axis, channel_error
+from edgeq.teacher.importer import import_teacher
 
 SPEC = ReconstructionSpec(
     iterations=12, batch=8, rounding_rate=0.1, scale_rate=0.01, keep=0.5, prefix=0.5
@@ -203,8 +205,24 @@ def test_weights_outside_every_unit_are_told(case, make_problem, caplog):
 def test_the_error_is_summed_over_channels():
     made, wanted = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     assert float(channel_error(made, wanted)) == 3.0
-    assert float(channel_error(torch.ones(2, 7, 3), torch.zeros(2, 7, 3))) == 3.0
+    assert float(channel_error(torch.ones(2, 7, 3), torch.zeros(2, 7, 3), axis=1)) == 7.0
+    assert float(channel_error(torch.ones(2, 7, 3), torch.zeros(2, 7, 3), axis=2)) == 3.0
     assert float(channel_error(2 * made, wanted, 3.0)) == 24.0
+
+
+@pytest.mark.parametrize(
+    ("layers", "axis"),
+    [
+        ("a = Conv (x, w) y = Relu (a)", 1),
+        ("a = MatMul (x, m) y = Relu (a)", 2),
+        ("a = Conv (x, w) t = Transpose<perm=[0,2,1]> (a) y = MatMul (t, m)", 2),
+    ],
+)
+def test_channels_of_three_axes_lie_where_the_last_layer_puts_them(parse_graph, layers, axis):
+    text = f"g (float[N,3,3] x) => (float[N,3,3] y) <float[3,3,1] w, float[3,3] m> {{ {layers} }}"
+    teacher = import_teacher(parse_graph(text))
+    part = cone(teacher.module, (teacher.fx_node_of["x"],), (teacher.fx_node_of["y"],))
+    assert channel_axis(part) == axis
 
 
 @pytest.mark.parametrize("power", [2.0, 2.4])
