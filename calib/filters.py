@@ -71,8 +71,9 @@ def random_crops(x: Tensor, smallest: float, generator: torch.Generator) -> Tens
 
     Args:
         x: [N, C, H, W].
-        smallest: least share of the area; the share is uniform from it to 1, the aspect 3/4 to 4/3, evenly on the
-            logarithm, and no side is longer than the picture's.
+        smallest: least share of the area; the share is uniform from it to 1, the aspect 3/4 to 4/3 times the
+            picture's, evenly on the logarithm. A side that would be longer than the picture's is cut to it, which can
+            leave a share that is less by up to a seventh.
         generator: of each picture's own crop.
 
     Source: block D3, the local object reinforcement of IntraQ (Zhong et al., CVPR 2022); also HAST and SynQ.

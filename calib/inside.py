@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from calib.statistics import Moments, find_moments, measure, moments_gradient
+from calib.statistics import Moments, find_moments, has_positions, measure, moments_gradient
 from edgeq.teacher.normalisation import batch_normalization
 from edgeq.teacher.teacher import place_behind
 
@@ -49,7 +49,7 @@ def normalise_and_measure(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **figures: Any
 ) -> tuple[Tensor, Moments]:
     """Return what `batch_normalization` makes of x [N, C, *positions], and the moments of x."""
-    if x.ndim == 2 or scale.requires_grad or bias.requires_grad:
+    if not has_positions(x) or scale.requires_grad or bias.requires_grad:
         return batch_normalization(x, scale, bias, mean, var, **figures), measure(x)
     apply: Callable[..., tuple[Tensor, ...]] = _Normalised.apply
     y, *found = apply(x, scale, bias, mean, var, figures.get("epsilon", 1e-5))

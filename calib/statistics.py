@@ -131,10 +131,15 @@ class _Moments(torch.autograd.Function):
         return moments_gradient(grads, *ctx.saved_tensors)
 
 
+def has_positions(a: Tensor) -> bool:
+    """Return true if each sample of `a` [N, C, *positions] has statistics of its own: over more than one value."""
+    return a.ndim > 2 and a[0, 0].numel() > 1
+
+
 def measure(a: Tensor) -> Moments:
-    """Return the moments of `a` [N, C, *positions]."""
-    if a.ndim == 2:
-        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+    """Return the moments of `a` [N, C, *positions]; one position is none."""
+    if not has_positions(a):
+        wide = a.flatten(1).to(torch.promote_types(a.dtype, torch.float32))
         var, mean = torch.var_mean(wide, 0, correction=0)
         return Moments(mean=mean, var=var, sample_mean=None, sample_var=None)
     apply: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _Moments.apply

@@ -68,7 +68,6 @@ class Terms:
         self._offsets = self._generator("swing")
         add_swing(self._module, spec.swing, self._offsets)
         self._distance = DISTANCES[spec.distance]
-        self._factor = self._layers if spec.sum_layers else 1
         self._targets = targets_from_table(problem.table, problem.compute.device)
         self._through_network: Callable[[Sequence[Tensor], Wanted], dict[str, Tensor]]
         self._through_network = self._network_terms
@@ -158,7 +157,8 @@ class Terms:
                 distance=self._distance,
                 sum_channels=spec.sum_channels,
             )
-            terms["statistics"] = spec.batch_statistics * self._factor * found
+            layers = self._layers if spec.sum_layers else 1
+            terms["statistics"] = spec.batch_statistics * layers * found
         if spec.sample_statistics > 0 and any(m.sample_mean is not None for m in moments):
             found = sample_term(
                 moments,
@@ -167,7 +167,8 @@ class Terms:
                 distance=self._distance,
                 sum_channels=spec.sum_channels,
             )
-            terms["sample"] = spec.sample_statistics * self._factor * found
+            took_part = sum(m.sample_mean is not None for m in moments)
+            terms["sample"] = spec.sample_statistics * (took_part if spec.sum_layers else 1) * found
         if self._centres is not None:
             found = self._centres.term(moments, wanted.labels, pooled=spec.centres == "pooled")
             terms["centre"] = spec.centre_statistics * found

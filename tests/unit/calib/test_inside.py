@@ -11,7 +11,7 @@ from calib.statistics import measure
 from edgeq.teacher.normalisation import batch_normalization
 
 NAMES = ("mean", "var", "sample_mean", "sample_var")
-SHAPES = {"rows": (6, 3), "signals": (6, 3, 11), "pictures": (6, 3, 5, 7)}
+SHAPES = {"rows": (6, 3), "signals": (6, 3, 11), "pictures": (6, 3, 5, 7), "pooled": (6, 3, 1, 1)}
 
 
 def constants(grad: bool = False) -> list[torch.Tensor]:

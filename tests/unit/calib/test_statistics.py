@@ -85,10 +85,13 @@ def test_a_variance_that_is_small_beside_the_mean_is_still_found():
     torch.testing.assert_close(measure(a).var, exact, rtol=1e-3, atol=0)
 
 
-def test_without_positions_a_sample_has_no_moments():
-    found = measure(randn(6, 3))
+@pytest.mark.parametrize("positions", [(), (1,), (1, 1)])
+def test_without_positions_a_sample_has_no_moments(positions):
+    a = randn(6, 3)
+    found = measure(a.view(6, 3, *positions))
     assert found.sample_mean is None
     assert found.sample_var is None
+    torch.testing.assert_close((found.var, found.mean), torch.var_mean(a, 0, correction=0))
 
 
 def test_the_table_becomes_targets_with_eps_inside_the_root():

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from calib.problem import SynthesisProblem
 from calib.terms import Terms, classifier_input
 from edgeq.core.errors import CalibError
+from edgeq.core.specs import BNTable
+from edgeq.graph.batchnorm import read_bn_table
 from edgeq.teacher.importer import import_teacher
 
+POOLED = """g (float[N,3,8,8] x) => (float[N,4] y)
+<float[4,3,3,3] w, float[4] g0, float[4] b0, float[4] m0, float[4] v0,
+ float[4] g1, float[4] b1, float[4] m1, float[4] v1>
+{ c = Conv (x, w) n0 = BatchNormalization (c, g0, b0, m0, v0) p = GlobalAveragePool (n0)
+  n1 = BatchNormalization (p, g1, b1, m1, v1) y = Flatten (n1) }"""
 HEADLESS = "g (float[N,3] x) => (float[N,3] y) { a = Relu(x) y = Softmax(a) }"
 
 
@@ -31,6 +41,19 @@ def test_sums_over_layers_are_their_mean_times_their_number(problem, make_spec, 
     assert total["statistics"] == pytest.approx(2 * mean["statistics"], rel=1e-6)
     assert total["sample"] == pytest.approx(2 * mean["sample"], rel=1e-6)
     assert total["label"] == mean["label"]
+
+
+def test_the_sum_over_layers_of_each_sample_is_over_those_with_positions(
+    problem, parse_graph, make_spec, x
+):
+    """Behind a pooling a sample has no statistics of its own, and the layer no part in the sum."""
+    model = parse_graph(POOLED, v0=np.ones(4, np.float32), v1=np.ones(4, np.float32))
+    both = dataclasses.replace(
+        problem, teacher=import_teacher(model), table=read_bn_table(model), classes=None
+    )
+    spec = make_spec(sum_layers=True, distance="std", slack_quantile=0.0)
+    first = dataclasses.replace(both, table=BNTable(entries=both.table.entries[:1]))
+    assert weigh(both, spec, x)["sample"] == pytest.approx(weigh(first, spec, x)["sample"])
 
 
 def test_sums_over_channels_let_wide_layers_count_more(problem, make_spec, x):
