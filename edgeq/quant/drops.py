@@ -19,6 +19,10 @@ CUTS = 64
 # Places where a mask can start in its row lie this many values apart: a line of the cache, for aligned reads.
 STRIDE = 16
 
+# The least that a row is longer than the masks that are cut from it: twice as many places as cuts, so that multiples of
+# the golden ratio fall into different ones.
+LEAST_SPARE = 2 * CUTS * STRIDE
+
 # The most that a row is longer than the masks that are cut from it, in values.
 SPARE = 2**20
 
@@ -52,8 +56,8 @@ class Masks:
         count = math.prod(shape)
         cut = self._cut.get(share, 0)
         row = self._rows.get(share)
-        if row is None or len(row) < count + STRIDE or cut % CUTS == 0:
-            length = count + max(min(count, SPARE), STRIDE)
+        if row is None or len(row) < count + LEAST_SPARE or cut % CUTS == 0:
+            length = count + max(min(count, SPARE), LEAST_SPARE)
             row = self._rows[share] = draw((length,), share, self.generator)
         self._cut[share] = cut + 1
         places = (len(row) - count) // STRIDE

@@ -81,6 +81,13 @@ def test_masks_of_one_row_are_independent_of_each_other(share):
     assert neighbours == pytest.approx(share**2, abs=0.005)
 
 
+@pytest.mark.parametrize("count", [10, 320, 1000])
+def test_small_masks_are_others_each_time_too(count):
+    source = masks()
+    drawn = torch.stack([source.draw((count,), 0.5) for _ in range(CUTS)])
+    assert len(drawn.unique(dim=0)) > 0.9 * CUTS  # two of ten values may well be alike
+
+
 def test_masks_of_several_sizes_and_shares_come_from_one_source():
     source = masks()
     for shape in [(3, 1000), (7,), (40, 1000), (3, 1000)]:
