@@ -63,7 +63,7 @@ class SynthesisSpec(Spec):
         lowpass: cut-off of the Gaussian low-pass filter, as a share of the Nyquist frequency; 0 for none.
         shift: largest shift, in pixels, of the picture that the teacher sees; 0 for none.
         flip: show the teacher every other batch mirrored.
-        crop: show the teacher every other batch as crops of at least this share of the area (IntraQ); 0 for never.
+        crop: show the teacher every other batch as crops of about this share of the area or more (IntraQ); 0 for never.
         swing: pixels by which strided convolutions are shifted by chance (Genie-D); 0 for none.
         targets: statistics to match: those that training "recorded"; or, from the file alone, those of dead "leaves" in
             the network, or those that GZSQ derives from the "weights" (`calib.estimate`).
