@@ -21,10 +21,12 @@ def spread_biases(model: onnx.ModelProto) -> PassResult:
     used = view.names()
     wide = {}
     for index, node in enumerate(model.graph.node):
-        weight, bias = ((*node.input, "", "")[place] for place in (1, 2))
-        if node.op_type != "Gemm" or (value := view.constant(bias)) is None or value.size != 1:
+        if node.op_type != "Gemm" or len(node.input) < 3:
             continue
-        matrix = view.constant(weight)
+        _, weight, bias = node.input
+        value, matrix = view.constant(bias), view.constant(weight)
+        if value is None or value.size != 1:
+            continue
         count = 1 if matrix is None else matrix.shape[0 if attribute(node, "transB", 0) else 1]
         if count > 1:
             wide[index] = bias, unique_name(f"{bias}/spread", used), np.repeat(value, count)

@@ -39,7 +39,7 @@ def test_a_bias_of_one_element_gets_one_for_each_channel(parse_graph, bias, weig
 def test_what_else_reads_the_bias_keeps_it(parse_graph):
     model = parse_graph(
         """g (float[N,3] x) => (float[N,2] y) <float[2,3] w, float[1] b = {0.5}>
-        { z = Gemm<transB=1> (x, w, b) y = Add (z, b) }"""
+        { h = Constant<value = float {0.0}> () z = Gemm<transB=1> (x, w, b) s = Add (z, b) y = Add (s, h) }"""
     )
     found = spread_biases(model).model
     assert shapes_of(found)["b"] == (1,)
