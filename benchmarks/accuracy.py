@@ -5,7 +5,8 @@
 
 A row is BITS/EFFORT/RECIPE of the file that has its BatchNorm (`resnet20_bn.onnx`). With `@folded` behind it, it is of
 `resnet20_folded.onnx` and nothing else; with `@teacher`, of that file and the state dict of the network before folding,
-which this script makes from `resnet20_bn.onnx` under names of its own.
+which this script makes from `resnet20_bn.onnx` under names of its own. With `@cpu`, the target is `cpu`, whose
+activations are unsigned; it is `jetson-orin` elsewhere.
 
 Each run goes through the stages of `edgeq build` and is evaluated once, after its last training step, by ONNX Runtime
 (graph optimisation off) on all 10,000 test pictures. The sample set does not depend on the bits: it is made once a
@@ -35,7 +36,7 @@ import torch
 from fixtures import add_fixtures, cifar10_of
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from results_page import write_page
+from results_page import tell_limit, write_page
 from safetensors.numpy import save_file
 from table_rows import stamp_row
 
@@ -54,6 +55,7 @@ BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
 ROWS = (
     "w8a8/quick/edgeq",
     *(f"{bits}/standard/edgeq" for bits in BITS),
+    "w8a8/standard/edgeq@cpu",
     *(f"{bits}/standard/noise" for bits in BITS[:4]),
     *(f"{bits}/standard/edgeq@teacher" for bits in BITS[:3]),
     *(f"{bits}/standard/edgeq@folded" for bits in BITS[:3]),
@@ -63,6 +65,7 @@ ROWS = (
 LIMITS = {
     "w8a8/quick/edgeq": (0.3, 90),
     "w8a8/standard/edgeq": (0.05, 720),
+    "w8a8/standard/edgeq@cpu": (0.05, 720),
     "w4a8/standard/edgeq": (0.2, 720),
     "w4a4/standard/edgeq": (0.5, 720),
     "w3a3/standard/edgeq": (2.5, 720),
@@ -83,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--rows", nargs="+", default=list(ROWS), help="BITS/EFFORT/RECIPE[@folded|@teacher]"
+        "--rows", nargs="+", default=list(ROWS), help="BITS/EFFORT/RECIPE[@folded|@teacher|@cpu]"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
@@ -177,7 +180,7 @@ class Bench:
         return make_options(
             self._fixtures / ("resnet20_folded.onnx" if folded else "resnet20_bn.onnx"),
             teacher=self._state_dict() if variant == "teacher" else None,
-            target="jetson-orin",
+            target="cpu" if variant == "cpu" else "jetson-orin",
             bits=bits,
             effort=effort,
             seed=seed,
@@ -224,10 +227,17 @@ def is_current(row: str, run: dict[str, Any] | None) -> bool:
     return run is not None and run.get("stamp") == stamp
 
 
-FOLDED = (
-    "Rows with `@folded` are of `resnet20_folded.onnx` with nothing beside it; those with `@teacher` of the same",
-    "file and a state dict of the network before folding.",
-)
+# What a row's variant means, by its name.
+VARIANTS = {
+    "@folded": (
+        "Rows with `@folded` are of `resnet20_folded.onnx` with nothing beside it; those with `@teacher` of the same",
+        "file and a state dict of the network before folding.",
+    ),
+    "@cpu": (
+        "Rows with `@cpu` are of `--target cpu`: its activations are unsigned, so what is behind a ReLU has 255 steps;",
+        "TensorRT's are signed and have 127.",
+    ),
+}
 
 
 def page(record: dict[str, Any]) -> str:
@@ -241,7 +251,12 @@ def page(record: dict[str, Any]) -> str:
         "training step by ONNX Runtime on the 10,000 test pictures. The pictures and their labels are seen by the",
         "evaluation only. Drop is in points of top-1; wall time is one whole build without the evaluation. The `noise`",
         "rows train on Gaussian noise instead of synthetic samples.",
-        *(FOLDED if any("@" in row for row in record) else ()),
+        *(
+            line
+            for variant, lines in VARIANTS.items()
+            if any(variant in row for row in record)
+            for line in lines
+        ),
         "A drop with * was measured when the recipe had other figures, or the grids other widths.",
         "",
         "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
@@ -254,14 +269,14 @@ def page(record: dict[str, Any]) -> str:
         runs = [record[row][seed] for seed in sorted(record[row])]
         drops = [run["drop_points"] for run in runs]
         walls = [run["wall_s"] for run in runs]
-        limit = LIMITS.get(row)
+        limit = LIMITS.get(row, (None, None))
         each = ", ".join(
             f"{run['drop_points']:.2f}{'' if is_current(row, run) else '*'}" for run in runs
         )
         lines.append(
             f"| {row.replace('/', ' / ')} | {statistics.mean(drops):.2f} | {each} | "
-            f"{f'{limit[0]:.2f}' if limit else '-'} | {statistics.mean(walls):.0f} ({max(walls):.0f}) | "
-            f"{limit[1] if limit and limit[1] else '-'} |"
+            f"{tell_limit(limit[0], statistics.mean(drops))} | {statistics.mean(walls):.0f} ({max(walls):.0f}) | "
+            f"{tell_limit(limit[1], max(walls), 0)} |"
         )
     machines = sorted({run["machine"] for runs in record.values() for run in runs.values()})
     versions = sorted({run["versions"] for runs in record.values() for run in runs.values()})

@@ -85,6 +85,13 @@ def short_table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tell_limit(limit: float | None, found: float, digits: int = 2) -> str:
+    """Return what the project asks for, and whether `found` is more; "-" where it asks for nothing."""
+    if limit is None:
+        return "-"
+    return f"{limit:.{digits}f}{', missed' if found > limit else ''}"
+
+
 def _mean_drop(row: str, runs: dict[str, Any] | None) -> str:
     """Return the mean drop of a row's seeds, with * where the recipe had other figures."""
     from accuracy import is_current
@@ -147,7 +154,7 @@ def cpu_section(record: dict[str, Any]) -> str:
             f"| {net} | {threads} | {batch} | {record[key]['load']:.0f} | "
             f"{files['FP32']['median_ms']:.2f} | {ratios} | "
             f"{record[key]['against_static']:.3f} | {record[key]['static_against_itself']:.3f} | "
-            f"{f'{limit:.2f}' if limit else '-'} |"
+            f"{tell_limit(limit, files['edgeq']['ratio'])} |"
         )
     lines.append("")
     for net in dict.fromkeys(key.split("/")[0] for key in sorted(record, key=_order)):
