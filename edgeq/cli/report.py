@@ -63,7 +63,7 @@ def report(
                 _show(row.match_pct, ".2f", "%"),
                 _show(row.sqnr_db, ".1f", "dB"),
                 _show(row.size_kb, ".0f", "kB"),
-                _show(row.latency_ms, ".3g", "ms"),
+                _show(row.latency_ms, ".3g", "ms", f" ({row.backend})"),
             )
             for row in rows
         ],
@@ -71,5 +71,5 @@ def report(
     typer.echo(f"page: {out}")
 
 
-def _show(value: float | None, form: str, unit: str) -> str:
-    return "not measured" if value is None else f"{value:{form}} {unit}"
+def _show(value: float | None, form: str, unit: str, note: str = "") -> str:
+    return "not measured" if value is None else f"{value:{form}} {unit}{note}"

@@ -64,3 +64,22 @@ def test_a_folder_without_a_build_ends_with_3(edgeq: Any, builds: Any, tmp_path:
     assert done.code == 3
     assert "results.json" in done.err
     assert not (tmp_path / "builds.html").exists()
+
+
+def measure(folder: str, *names: str) -> None:
+    """Write a measurement of two files by ONNX Runtime into a build's folder."""
+    models = [{"model": name, "median_ms": 1.5} for name in names]
+    latency = {
+        "backend": "ONNX Runtime, CPU: not a TensorRT latency",
+        "models": models,
+        "ratio": 1.0,
+    }
+    write_json(Path(folder) / "latency.json", latency)
+
+
+def test_a_latency_is_never_shown_without_what_it_was_measured_with(
+    edgeq: Any, builds: Any
+) -> None:
+    measure(builds[0], "net.onnx", "model.qdq.onnx")
+    done = edgeq("report", *builds)
+    assert "1.5 ms (ONNX Runtime, CPU: not a TensorRT latency)" in done.out
