@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgeq.core.specs import Layout
 from edgeq.graph.macs import count_macs
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.options import BuildOptions
-from edgeq.report.builds import DEVICE_REPORT, LATENCY, read_latency
+from edgeq.report.builds import LATENCY, read_latency
 from edgeq.report.histograms import CodeCounter, Histogram
 from edgeq.report.page import BuildPage, Command, Setting, render_build
 from edgeq.report.pictures import SamplePictures, picture_samples
@@ -52,7 +53,7 @@ def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         synthesis=samples.history,
         history=read_json(folder / "history.json"),
         pictures=_pictures(job, samples, folder),
-        latency=read_latency(folder),
+        measured=read_latency(folder, job.options.model.name),
         settings=list_settings(job),
         reproduce=shlex.join(command_words(job.options)),
         onward=list(_onward(job)),
@@ -66,10 +67,9 @@ def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
 
 def report_inputs(job: Job, folder: Path) -> dict[str, Any]:
     """Return what the report depends on besides the build and its files: names as typed, and a measurement."""
-    measured = [folder / name for name in (LATENCY, DEVICE_REPORT)]
     return {
         "command": command_words(job.options),
-        "measured": [read_json(path) if path.exists() else None for path in measured],
+        "measured": asdict(read_latency(folder, job.options.model.name)),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,22 @@ LATENCY = "latency.json"
 _WEIGHT_ONLY = "w4a16"
 # What `edgeq deploy` brings back from the board.
 DEVICE_REPORT = "device_report.json"
+_QDQ = "model.qdq.onnx"
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured of a build.
+
+    Attributes:
+        latency: None where nothing was, or nothing that can be believed.
+        left_out: the files that lie there and are not believed, with the reason, one sentence each.
+    """
+
+    latency: Latency | None
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +45,7 @@ class BuildRow:
         sqnr_db: of the output that agrees worst.
         latency_ms, float_latency_ms: medians of the quantized and of the float model.
         backend: what the latencies were measured with.
+        left_out: measurements that lie there and are not shown, with the reason, one sentence each.
     """
 
     name: str
@@ -44,6 +63,7 @@ class BuildRow:
     latency_ms: float | None
     float_latency_ms: float | None
     backend: str | None
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form."""
@@ -54,7 +74,7 @@ def read_build(folder: Path) -> BuildRow:
     """Return what the build in `folder` came to.
 
     Raises:
-        InputError: if there is no finished build, or one of its files is damaged.
+        InputError: if there is no finished build, or its results are damaged.
     """
     results = read_json(folder / "results.json")
     if isinstance(results, dict) and results.get("bits") == _WEIGHT_ONLY:
@@ -64,9 +84,9 @@ def read_build(folder: Path) -> BuildRow:
             mend="read results.json there, or pass folders that `edgeq build` wrote",
             path=folder,
         )
-    latency = read_latency(folder)
     try:
-        return _row(folder.resolve().name, results, latency)
+        measured = read_latency(folder, str(results["model"]))
+        return _row(folder.resolve().name, results, measured)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"results.json is not what a build writes: {type(error).__name__} {error}",
@@ -76,62 +96,89 @@ def read_build(folder: Path) -> BuildRow:
         ) from error
 
 
-def read_latency(folder: Path) -> Latency | None:
-    """Return the measurement that lies in `folder`, or None where there is none.
+def read_latency(folder: Path, model: str) -> Measured:
+    """Return what was timed of the build in `folder`, whose float file has the name `model`.
 
     Two models in TensorRT go before what the board reports of the quantized one alone, and that before ONNX Runtime: a
     figure of the device is never hidden behind one of another runtime.
 
-    Raises:
-        InputError: if it is not what `tools/bench_latency.py --json` writes for two models, or the board reports.
+    A file that cannot be read, or tells of something else, counts as not measured, and a warning says so: a figure is
+    missed, but neither a build nor a comparison of others ends for it.
     """
-    both, device = _read_both(folder / LATENCY), _read_device(folder / DEVICE_REPORT)
-    is_own = both is not None and both.backend.startswith("TensorRT")
-    return both if is_own or device is None else device
+    left_out: list[str] = []
 
-
-def _read_both(path: Path) -> Latency | None:
-    """Return what was timed of the float and the quantized model, or None where nothing was."""
-    if not path.exists():
-        return None
-    data = read_json(path)
-    try:
-        before, after = (float(item["median_ms"]) for item in data["models"])
-        backend, ratio = str(data["backend"]), float(data["ratio"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{LATENCY} is no measurement of two models",
-            why="it is compared with the float model in the same run",
-            mend=f"python tools/bench_latency.py MODEL model.qdq.onnx --json > {LATENCY}, or delete the file",
-            path=path,
-        ) from error
-    return Latency(backend=backend, before_ms=before, after_ms=after, ratio=ratio)
-
-
-def _read_device(path: Path) -> Latency | None:
-    """Return what the board measured, or None where nothing was, or a run that did not pass."""
-    report = read_json(path) if path.exists() else {}
-    try:
-        if not report.get("passed") or "timing" not in report:
+    def read(name: str, understand: Callable[[Any], Latency | None], mend: str) -> Latency | None:
+        path = folder / name
+        if not path.exists():
             return None
-        return Latency(
-            backend=f"TensorRT {report['tensorrt_version']} on {report['device']['name']}",
-            before_ms=None,
-            after_ms=float(report["timing"]["latency_ms"]["median"]),
-            ratio=None,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{DEVICE_REPORT} is no report of a board",
-            why="its latency is shown with the build",
-            mend="run `edgeq deploy` again, or delete the file",
-            path=path,
-        ) from error
+        try:
+            return understand(read_json(path))
+        except InputError:
+            reason = "it is no JSON that can be read; a command that failed leaves such a file"
+        except ValueError as error:
+            reason = str(error)
+        except (ArithmeticError, AttributeError, KeyError, TypeError):
+            reason = "it has another form"
+        left_out.append(f"{name} is left out: {reason} ({mend}, or delete the file)")
+        return None
+
+    again = f"python tools/bench_latency.py MODEL {_QDQ} --json > {LATENCY}"
+    both = read(LATENCY, lambda data: _understand_both(data, model), again)
+    device = read(DEVICE_REPORT, _understand_device, "run `edgeq deploy` again")
+    for sentence in left_out:
+        _LOG.warning("%s: %s", folder, sentence)
+    is_own = both is not None and both.backend.startswith("TensorRT")
+    return Measured(latency=both if is_own or device is None else device, left_out=tuple(left_out))
 
 
-def _row(name: str, results: Mapping[str, Any], latency: Latency | None) -> BuildRow:
+def _understand_both(data: Any, model: str) -> Latency:
+    """Return what `tools/bench_latency.py --json` wrote of the float and the quantized model.
+
+    Raises:
+        ValueError: with the reason, if it timed something else.
+    """
+    backend, models = str(data["backend"]), list(data["models"])
+    if len(models) != 2:
+        raise ValueError("it is no measurement of two models in one run")
+    if backend.startswith("TensorRT"):
+        # Engines have names of their own, so the order is the user's to keep.
+        if not all("engine_sha256" in item for item in models):
+            raise ValueError("it gives a latency of TensorRT to files that are no engines")
+    elif [item["model"] for item in models] != [model, _QDQ]:
+        timed = " and then ".join(f"'{item['model']}'" for item in models)
+        raise ValueError(f"it timed {timed}, not '{model}' and then '{_QDQ}'")
+    before, after = (_positive(item["median_ms"]) for item in models)
+    return Latency(
+        backend=backend, before_ms=before, after_ms=after, ratio=_positive(after / before)
+    )
+
+
+def _understand_device(report: Any) -> Latency | None:
+    """Return what the board measured, or None where nothing was, or of a run that did not pass.
+
+    Raises:
+        ValueError: with the reason, if the time is none.
+    """
+    if not report.get("passed") or "timing" not in report:
+        return None
+    return Latency(
+        backend=f"TensorRT {report['tensorrt_version']} on {report['device']['name']}",
+        before_ms=None,
+        after_ms=_positive(report["timing"]["latency_ms"]["median"]),
+        ratio=None,
+    )
+
+
+def _positive(value: Any) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"a median of {value} ms is no measured time")
+    return float(value)
+
+
+def _row(name: str, results: Mapping[str, Any], measured: Measured) -> BuildRow:
     agreement, recipe = results["agreement"], results["build"]["recipe"]
     before, after = top1_pcts(results)
+    latency = measured.latency
     return BuildRow(
         name=name,
         model=str(results["model"]),
@@ -148,4 +195,5 @@ def _row(name: str, results: Mapping[str, Any], latency: Latency | None) -> Buil
         latency_ms=latency.after_ms if latency else None,
         float_latency_ms=latency.before_ms if latency else None,
         backend=latency.backend if latency else None,
+        left_out=measured.left_out,
     )

@@ -18,12 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import TargetCard
 from edgeq.report import curves, histograms, words
-from edgeq.report.builds import BuildRow
+from edgeq.report.builds import BuildRow, Measured
 from edgeq.report.curves import Curve, draw_curve
 from edgeq.report.histograms import Histogram
 from edgeq.report.layers import gather_layers
 from edgeq.report.pictures import SamplePictures
-from edgeq.report.words import Latency
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -64,7 +63,7 @@ class BuildPage:
         synthesis: the losses of the sample set's making, one entry an iteration; empty where nothing was optimised.
         history: the training's losses, one entry a step.
         pictures: of the sample set; None where it has none.
-        latency: what was timed; None where nothing was.
+        measured: what was timed.
         settings: every figure in use.
         reproduce: the command that makes this build again.
         onward: the commands that go on from it.
@@ -78,7 +77,7 @@ class BuildPage:
     synthesis: Sequence[Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     pictures: SamplePictures | None
-    latency: Latency | None
+    measured: Measured
     settings: Sequence[Setting]
     reproduce: str
     onward: Sequence[Command]
@@ -95,7 +94,7 @@ def render_build(page: BuildPage) -> bytes:
         decided=words.say_decided(results, page.plan),
         verdict=words.say_verdict(results),
         measured_on=words.say_samples(results),
-        latency=words.say_latency(page.card.runtime, page.latency),
+        latency=words.say_latency(page.card.runtime, page.measured.latency),
         layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms, page.macs),
         regions=words.say_regions(results["regions"]),
         synthesis=_draw_losses(page.synthesis),

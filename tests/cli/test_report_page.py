@@ -192,11 +192,20 @@ def test_every_command_to_go_on_with_runs(finished, digits, tmp_path, monkeypatc
 
 
 def test_a_measurement_given_later_is_shown_and_nothing_else_is_done(finished, edgeq):
-    models = [{"model": "a.onnx", "median_ms": 2.0}, {"model": "b.onnx", "median_ms": 1.0}]
-    latency = {"backend": "ONNX Runtime, CPU", "ratio": 0.5, "models": models}
+    times = {"digits_bn.onnx": 2.0, "model.qdq.onnx": 1.0}
+    models = [{"model": name, "median_ms": time} for name, time in times.items()]
+    latency = {"backend": "ONNX Runtime, CPU", "models": models}
     (finished.folder / "latency.json").write_text(json.dumps(latency), "utf-8")
     done = edgeq(*finished.words, "--out", finished.folder)
     assert done.ran() == ["report"]
     text = (finished.folder / "report.html").read_text("utf-8")
     assert "2 ms, now 1 ms (ratio 0.50)" in text
     assert "not measured" in text  # on the device
+
+
+def test_a_measurement_that_was_cut_off_ends_no_build_and_is_named(finished, edgeq):
+    (finished.folder / "latency.json").write_text("")  # what a command that failed leaves
+    done = edgeq(*finished.words, "--out", finished.folder)
+    assert (done.code, done.ran()) == (0, ["report"]), done.err
+    assert done.err.count("latency.json is left out: it is no JSON") == 1
+    assert "latency.json is left out" in (finished.folder / "report.html").read_text("utf-8")

@@ -69,11 +69,7 @@ def test_a_folder_without_a_build_ends_with_3(edgeq: Any, builds: Any, tmp_path:
 def measure(folder: str, *names: str) -> None:
     """Write a measurement of two files by ONNX Runtime into a build's folder."""
     models = [{"model": name, "median_ms": 1.5} for name in names]
-    latency = {
-        "backend": "ONNX Runtime, CPU: not a TensorRT latency",
-        "models": models,
-        "ratio": 1.0,
-    }
+    latency = {"backend": "ONNX Runtime, CPU: not a TensorRT latency", "models": models}
     write_json(Path(folder) / "latency.json", latency)
 
 
@@ -83,3 +79,14 @@ def test_a_latency_is_never_shown_without_what_it_was_measured_with(
     measure(builds[0], "net.onnx", "model.qdq.onnx")
     done = edgeq("report", *builds)
     assert "1.5 ms (ONNX Runtime, CPU: not a TensorRT latency)" in done.out
+
+
+def test_a_measurement_of_other_files_is_missing_and_a_warning_tells_why(
+    edgeq: Any, builds: Any, tmp_path: Path
+) -> None:
+    measure(builds[0], "model.qdq.onnx", "net.onnx")
+    done = edgeq("report", *builds)
+    assert done.code == 0
+    assert done.out.splitlines()[1].endswith("not measured")
+    assert f"warning: {builds[0]}: latency.json is left out: it timed 'model.qdq.onnx'" in done.err
+    assert "latency.json is left out" in (tmp_path / "builds.html").read_text("utf-8")

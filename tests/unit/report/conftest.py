@@ -9,6 +9,7 @@ import pytest
 
 from edgeq.core.plan import Decision, Grid, OwnRange, QuantPlan, Role, Site
 from edgeq.core.specs import TargetCard
+from edgeq.report.builds import Measured
 from edgeq.report.histograms import CodeCounter
 from edgeq.report.page import BuildPage, Command, Setting
 
@@ -122,7 +123,7 @@ def page(plan: QuantPlan, results: dict[str, Any], card: TargetCard) -> BuildPag
         synthesis=[{"step": 0.0, "statistics": 4.0, "loss": 5.0}],
         history=[{"step": 0.0, "features": 1.0, "loss": 2.0}, {"step": 1.0, "loss": 1.0}],
         pictures=None,
-        latency=None,
+        measured=Measured(latency=None, left_out=()),
         settings=[Setting(name="--bits", value="w4a8", origin="asked")],
         reproduce="edgeq build net.onnx --bits w4a8",
         onward=[Command(text="edgeq deploy USER@BOARD bundle", purpose="Build the engine.")],

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgeq.report.builds import BuildRow
+from edgeq.report.builds import BuildRow, Measured
 from edgeq.report.page import render_build, render_builds
 
 EVIL = "<script>alert('x')</script>\"' onload=alert(1) {{ 7 * 7 }}"
@@ -143,3 +143,11 @@ def test_builds_stand_side_by_side_and_gaps_are_named(row):
     assert [tag for tag, _ in reader.tags].count("script") == 1
     assert reader.text.count("not measured") == 4
     assert {"2 builds side by side", EVIL, "1.5\xa0ms", "CPU"} <= set(reader.text)
+
+
+def test_a_measurement_that_was_left_out_is_told_with_its_reason(page, row):
+    reason = f"latency.json is left out: it timed '{EVIL}'"
+    told = dataclasses.replace(page, measured=Measured(latency=None, left_out=(reason,)))
+    assert reason in Reader(render_build(told)).text
+    both = render_builds([row, dataclasses.replace(row, name="b", left_out=(reason,))])
+    assert f"b: {reason}" in Reader(both).text
