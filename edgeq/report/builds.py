@@ -18,6 +18,7 @@ _WEIGHT_ONLY = "w4a16"
 # What `edgeq deploy` brings back from the board.
 DEVICE_REPORT = "device_report.json"
 _QDQ = "model.qdq.onnx"
+_UNITS = ("_pct", "_db", "_kb", "_ms")
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def read_build(folder: Path) -> BuildRow:
     try:
         measured = read_latency(folder, str(results["model"]))
         return _row(folder.resolve().name, results, measured)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"results.json is not what a build writes: {type(error).__name__} {error}",
             why="the report shows what is stored there",
@@ -179,7 +180,7 @@ def _row(name: str, results: Mapping[str, Any], measured: Measured) -> BuildRow:
     agreement, recipe = results["agreement"], results["build"]["recipe"]
     before, after = top1_pcts(results)
     latency = measured.latency
-    return BuildRow(
+    row = BuildRow(
         name=name,
         model=str(results["model"]),
         target=str(results["target"]),
@@ -197,3 +198,8 @@ def _row(name: str, results: Mapping[str, Any], measured: Measured) -> BuildRow:
         backend=latency.backend if latency else None,
         left_out=measured.left_out,
     )
+    # The parser of Python takes NaN and 1e999, which are no figures that a table or JSON can have.
+    for key, value in row.to_dict().items():
+        if key.endswith(_UNITS) and value is not None and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}")
+    return row

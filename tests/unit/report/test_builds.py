@@ -150,6 +150,13 @@ def test_a_report_of_something_else_is_left_out(tmp_path, report):
     assert "run `edgeq deploy` again" in found.left_out[0]
 
 
+@pytest.mark.parametrize("wrong", ["NaN", "1e999", '"x"'])
+def test_results_without_a_finite_figure_are_refused(tmp_path, results, wrong):
+    (tmp_path / "results.json").write_text(json.dumps(results).replace("21.5", wrong))
+    with pytest.raises(InputError, match=r"results\.json is not what a build writes"):
+        read_build(tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["agreement", "build", "size_bytes"])
 def test_results_that_are_incomplete_are_refused(tmp_path, results, missing):
     del results[missing]
