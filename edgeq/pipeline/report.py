@@ -99,9 +99,13 @@ def _input_words(options: BuildOptions) -> list[str]:
     words = [f"{name}={','.join(map(repr, v))}" for name, v in lists.items() if v]
     words += ["--preset", options.preset] if options.preset else []
     words += ["--dla"] if options.for_dla else []
-    for tensor, shape in options.shapes.items():
-        words += ["--shape", f"{tensor}:{'x'.join(map(str, shape))}"]
-    return words
+    return [*words, *_shape_words(options)]
+
+
+def _shape_words(options: BuildOptions) -> list[str]:
+    """Return the shapes, as edgeq and tools/bench_latency.py take them."""
+    shapes = [f"{name}:{'x'.join(map(str, sizes))}" for name, sizes in options.shapes.items()]
+    return [word for shape in shapes for word in ("--shape", shape)]
 
 
 def list_settings(job: Job) -> list[Setting]:
@@ -166,8 +170,9 @@ def _onward(job: Job) -> Iterator[Command]:
         text=f"edgeq compare {model} model.qdq.onnx --samples samples",
         purpose="Measure the agreement again, or on a sample set of yours.",
     )
+    timed = " ".join([model, "model.qdq.onnx", *map(shlex.quote, _shape_words(options))])
     yield Command(
-        text=f"python EDGEQ/tools/bench_latency.py {model} model.qdq.onnx --json > {LATENCY}",
+        text=f"python EDGEQ/tools/bench_latency.py {timed} --json > {LATENCY}",
         purpose="Time both models in ONNX Runtime (no TensorRT latency), EDGEQ being your clone of edgeq; "
         "the command above then shows it here.",
     )

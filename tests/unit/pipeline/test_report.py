@@ -3,14 +3,18 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.testing
 
+from deploy.cards import load_card
 from edgeq.cli import build, options
 from edgeq.cli.app import app
 from edgeq.pipeline import report
+from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.report import command_words
+from edgeq.report.page import Command
 
 
 @pytest.fixture
@@ -36,6 +40,11 @@ def asked():
     )
 
 
+def onward(asked: BuildOptions) -> list[Command]:
+    """Return the commands that go on from the build that was asked for."""
+    return list(report._onward(SimpleNamespace(options=asked, card=load_card(asked.target))))
+
+
 def test_the_command_of_a_build_asks_for_the_same_build(asked, monkeypatch):
     seen = []
     monkeypatch.setattr("edgeq.pipeline.run_build", lambda wanted, *_, **__: seen.append(wanted))
@@ -59,3 +68,8 @@ def test_the_defaults_are_those_of_the_command_line():
     command = typer.main.get_command(app).commands[build.build.__name__]
     known = {param.opts[0]: str(param.default) for param in command.params}
     assert {name: known[name] for name in report._DEFAULTS} == report._DEFAULTS
+
+
+def test_both_models_are_timed_at_the_shapes_of_the_build(asked):
+    (timed,) = [item.text for item in onward(asked) if "bench_latency" in item.text]
+    assert timed.endswith("model.qdq.onnx --shape a:b:1x3x8x8 --json > latency.json")
