@@ -33,7 +33,11 @@ _DEFAULTS = {
     "--effort": "standard",
     "--seed": "0",
     "--recipe": DEFAULT_RECIPE,
+    "--device": "auto",
 }
+
+# Stands for the folder of the report where that is not the model's or in it: no page names a path of a machine.
+_THIS_FOLDER = "THIS_FOLDER"
 
 
 def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
@@ -55,7 +59,7 @@ def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
         pictures=_pictures(job, samples, folder),
         measured=read_latency(folder, job.options.model.name),
         settings=list_settings(job),
-        reproduce=shlex.join(command_words(job.options)),
+        reproduce=_reproduce(job.options),
         onward=list(_onward(job)),
     )
     data = render_build(page)
@@ -74,13 +78,17 @@ def report_inputs(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def command_words(options: BuildOptions) -> list[str]:
-    """Return the words of the command that makes this build again; files by their name, no folder of a machine."""
+    """Return the words of the command that makes this build again, in the folder of the model.
+
+    Files have their names alone, and no folder of a machine.
+    """
     words = ["edgeq", "build", options.model.name, "--target", options.target]
+    place = _place(options)
+    words += ["--out", _THIS_FOLDER if place is None else place.as_posix()]
     for name, value in _common(options).items():
         words += [name, value]
-    words += _input_words(options)
+    words += _placement_words(options)
     optional = {
-        "--flavour": options.flavour and options.flavour.value,
         "--teacher": options.teacher_weights and options.teacher_weights.name,
         "--samples": options.samples_path and options.samples_path.name,
         "--eval": options.eval_path and options.eval_path.name,
@@ -92,12 +100,25 @@ def command_words(options: BuildOptions) -> list[str]:
     return words
 
 
-def _input_words(options: BuildOptions) -> list[str]:
-    """Return the words that describe the inputs."""
+def _reproduce(options: BuildOptions) -> Command:
+    where = "This build again, in the folder of the model"
+    note = f"; {_THIS_FOLDER} is the one of this report" if _place(options) is None else ""
+    return Command(text=shlex.join(command_words(options)), purpose=f"{where}{note}:")
+
+
+def _place(options: BuildOptions) -> Path | None:
+    """Return the build's folder as seen from the model's, or None where it lies elsewhere."""
+    beside, out = options.model.resolve().parent, options.out.resolve()
+    return out.relative_to(beside) if out.is_relative_to(beside) else None
+
+
+def _placement_words(options: BuildOptions) -> list[str]:
+    """Return the words that describe the inputs, and the other ones that placement depends on."""
     lists = {"--mean": options.mean, "--std": options.std, "--bounds": options.bounds}
     # Joined by "=", because a value may begin with a minus.
     words = [f"{name}={','.join(map(repr, v))}" for name, v in lists.items() if v]
     words += ["--preset", options.preset] if options.preset else []
+    words += ["--flavour", options.flavour.value] if options.flavour else []
     words += ["--dla"] if options.for_dla else []
     return [*words, *_shape_words(options)]
 
@@ -143,16 +164,19 @@ def _common(options: BuildOptions) -> dict[str, str]:
         "--effort": options.effort.value,
         "--seed": str(options.seed),
         "--recipe": options.recipe,
+        "--device": options.device,
     }
 
 
 def _onward(job: Job) -> Iterator[Command]:
     options = job.options
-    model = shlex.quote(f"../{options.model.name}")
+    place = _place(options)
+    up = "../" * (1 if place is None else len(place.parts))
+    model = shlex.quote(f"{up}{options.model.name}")
     common = _common(options)
     named = [f"{name} {common[name]}" for name in ("--bits", "--first-last")]
     placed = " ".join(
-        ["--target", shlex.quote(options.target), *named, shlex.join(_input_words(options))]
+        ["--target", shlex.quote(options.target), *named, shlex.join(_placement_words(options))]
     ).rstrip()
     if job.card.runtime == "tensorrt":
         yield Command(
@@ -174,7 +198,7 @@ def _onward(job: Job) -> Iterator[Command]:
     yield Command(
         text=f"python EDGEQ/tools/bench_latency.py {timed} --json > {LATENCY}",
         purpose="Time both models in ONNX Runtime (no TensorRT latency), EDGEQ being your clone of edgeq; "
-        "the command above then shows it here.",
+        "the first command of this section then shows it here.",
     )
     yield Command(
         text=f"edgeq explain {model} {placed}", purpose="See why each tensor has its grid."

@@ -79,7 +79,7 @@ class BuildPage:
     pictures: SamplePictures | None
     measured: Measured
     settings: Sequence[Setting]
-    reproduce: str
+    reproduce: Command
     onward: Sequence[Command]
 
 

@@ -11,6 +11,7 @@ import typer.testing
 from deploy.cards import load_card
 from edgeq.cli import build, options
 from edgeq.cli.app import app
+from edgeq.core.specs import GraphFlavour
 from edgeq.pipeline import report
 from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.report import command_words
@@ -37,6 +38,7 @@ def asked():
         settings=["training.steps=4"],
         teacher=Path("some where/w.pth"),
         samples=Path("some where/set"),
+        device="cpu",
     )
 
 
@@ -60,8 +62,28 @@ def test_the_command_of_a_build_asks_for_the_same_build(asked, monkeypatch):
     assert seen == [expected]
 
 
-def test_the_command_names_no_folder(asked):
-    assert "some where" not in " ".join(command_words(asked))
+def test_the_command_names_no_folder_of_a_machine(asked):
+    words = command_words(asked)
+    assert "some where" not in " ".join(words)
+    assert words[words.index("--out") + 1] == "THIS_FOLDER"
+    assert "THIS_FOLDER is the one of this report" in report._reproduce(asked).purpose
+
+
+@pytest.mark.parametrize("folder", ["r 1", "runs/r1"])
+def test_a_folder_beside_the_model_is_found_again_from_there_and_back(asked, folder):
+    inside = dataclasses.replace(asked, out=Path("some where") / folder)
+    words = command_words(inside)
+    assert words[words.index("--out") + 1] == folder
+    assert "THIS_FOLDER" not in report._reproduce(inside).purpose
+    back = "../" * len(Path(folder).parts)
+    (compared,) = [item.text for item in onward(inside) if "edgeq compare" in item.text]
+    assert compared.startswith(f"edgeq compare '{back}net 1.onnx' model.qdq.onnx")
+
+
+def test_the_placement_is_explained_with_the_types_of_the_build(asked):
+    typed = dataclasses.replace(asked, flavour=GraphFlavour.FP16_TYPED)
+    (explained,) = [item.text for item in onward(typed) if "edgeq explain" in item.text]
+    assert "--flavour fp16-typed" in explained
 
 
 def test_the_defaults_are_those_of_the_command_line():

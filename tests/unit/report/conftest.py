@@ -125,6 +125,6 @@ def page(plan: QuantPlan, results: dict[str, Any], card: TargetCard) -> BuildPag
         pictures=None,
         measured=Measured(latency=None, left_out=()),
         settings=[Setting(name="--bits", value="w4a8", origin="asked")],
-        reproduce="edgeq build net.onnx --bits w4a8",
+        reproduce=Command(text="edgeq build net.onnx --bits w4a8", purpose="This build again:"),
         onward=[Command(text="edgeq deploy USER@BOARD bundle", purpose="Build the engine.")],
     )

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from edgeq.report.builds import BuildRow, Measured
-from edgeq.report.page import render_build, render_builds
+from edgeq.report.page import Command, render_build, render_builds
 
 EVIL = "<script>alert('x')</script>\"' onload=alert(1) {{ 7 * 7 }}"
 VOID = {"meta", "link", "br", "img"}
@@ -86,7 +86,7 @@ def test_names_of_a_model_are_text_and_never_markup(page, plan):
         results=results,
         plan=dataclasses.replace(plan, decisions=(first, *plan.decisions[1:])),
         histograms={EVIL: page.histograms["x"]},
-        reproduce=EVIL,
+        reproduce=Command(text=EVIL, purpose=EVIL),
     )
     reader = Reader(render_build(evil))
     assert [tag for tag, _ in reader.tags].count("script") == 1
