@@ -26,7 +26,7 @@ from edgeq.report.pictures import SamplePictures, picture_samples
 # How many samples the activation histograms are counted on; as many as the codes are compared on.
 HISTOGRAM_SAMPLES = 32
 
-# What the command line takes where nothing is typed; a test compares them with it.
+# What the command line takes where nothing is typed, besides --out; a test compares them with it.
 _DEFAULTS = {
     "--bits": "w8a8",
     "--first-last": "int8",
@@ -83,8 +83,6 @@ def command_words(options: BuildOptions) -> list[str]:
     Files have their names alone, and no folder of a machine.
     """
     words = ["edgeq", "build", options.model.name, "--target", options.target]
-    place = _place(options)
-    words += ["--out", _THIS_FOLDER if place is None else place.as_posix()]
     for name, value in _common(options).items():
         words += [name, value]
     words += _placement_words(options)
@@ -130,11 +128,13 @@ def _shape_words(options: BuildOptions) -> list[str]:
 
 
 def list_settings(job: Job) -> list[Setting]:
-    """Return every figure in use, and where it comes from."""
+    """Return every figure in use, and where it comes from; whether a default was typed is not known here."""
     options, recipe = job.options, job.recipe
     asked = [Setting(name="--target", value=options.target, origin="asked")]
+    default_out = Path(f"{options.model.stem}.{options.target}")
     for name, value in _common(options).items():
-        origin = "default" if value == _DEFAULTS[name] else "asked"
+        same = options.out == default_out if name == "--out" else value == _DEFAULTS[name]
+        origin = "equals the default" if same else "asked"
         asked.append(Setting(name=name, value=value, origin=origin))
     flavour = "asked" if options.flavour else "from the target and the file"
     asked.append(Setting(name="graph", value=job.card.flavour.words, origin=flavour))
@@ -157,8 +157,10 @@ def list_settings(job: Job) -> list[Setting]:
 
 
 def _common(options: BuildOptions) -> dict[str, str]:
-    """Return the options that always have a value, as they are typed."""
+    """Return the options that always have a value, as they are typed in the folder of the model."""
+    place = _place(options)
     return {
+        "--out": _THIS_FOLDER if place is None else place.as_posix(),
         "--bits": str(options.bits),
         "--first-last": "same" if options.bits.first_last_same else "int8",
         "--effort": options.effort.value,

@@ -34,7 +34,7 @@ class Setting:
     Attributes:
         name: as it is typed.
         value: in use.
-        origin: "asked", "default" or where else it comes from.
+        origin: "asked", "equals the default" or where else it comes from.
     """
 
     name: str

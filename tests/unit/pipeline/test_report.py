@@ -11,6 +11,7 @@ import typer.testing
 from deploy.cards import load_card
 from edgeq.cli import build, options
 from edgeq.cli.app import app
+from edgeq.core.recipes import load_recipe
 from edgeq.core.specs import GraphFlavour
 from edgeq.pipeline import report
 from edgeq.pipeline.options import BuildOptions
@@ -78,6 +79,18 @@ def test_a_folder_beside_the_model_is_found_again_from_there_and_back(asked, fol
     back = "../" * len(Path(folder).parts)
     (compared,) = [item.text for item in onward(inside) if "edgeq compare" in item.text]
     assert compared.startswith(f"edgeq compare '{back}net 1.onnx' model.qdq.onnx")
+
+
+def test_settings_tell_which_ones_equal_their_defaults(asked):
+    usual = dataclasses.replace(asked, seed=0, device="auto", out=Path("net 1.jetson-orin"))
+    recipe = load_recipe(usual.recipe, effort=usual.effort, settings=usual.settings)
+    job = SimpleNamespace(
+        options=usual, recipe=recipe, card=load_card(usual.target), preprocessing="", given=None
+    )
+    told = {item.name: item.origin for item in report.list_settings(job)}
+    same = {name for name, origin in told.items() if origin == "equals the default"}
+    assert same == {"--seed", "--device", "--out"}
+    assert (told["--bits"], told["training.steps"]) == ("asked", "--set")
 
 
 def test_the_placement_is_explained_with_the_types_of_the_build(asked):
