@@ -20,7 +20,7 @@ from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.ranks import follow, lead
 from edgeq.pipeline.report import report_inputs, write_report
 from edgeq.pipeline.workspace import Stage, Workspace
-from edgeq.report.words import match_pcts
+from edgeq.report.words import match_pcts, say_fusions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,7 @@ class BuildResult:
         lines.append(f"student and ONNX Runtime: largest difference in codes {codes['largest']}")
         if self.results["typing"]["against_fp32"] is not None:
             lines.append(_say_typing(self.results["typing"]))
-        if self.results["fusions"] is not None:
-            lines += _say_fusions(self.results["fusions"], agreement)
+        lines += say_fusions(self.results)
         if self.results["evaluation"] is not None:
             before, after = (self.results["evaluation"][key] for key in ("float", "quantized"))
             lines.append(
@@ -90,18 +89,6 @@ def _say_typing(typing: dict[str, Any]) -> str:
         f"{typing['flavour']}: {typing['half']} nodes in FP16, {len(typing['kept'])} in FP32; "
         f"outputs against float32 at {worst:.1f} dB, {moved} of {count} codes moved (by {cost['largest']} at most)"
     )
-
-
-def _say_fusions(fusions: dict[str, Any], agreement: dict[str, Any]) -> list[str]:
-    """Return what ONNX Runtime computes on integers, and a warning where its kernels err more than quantization."""
-    lines = [fusions["summary"]]
-    quantized = min((item["sqnr_db"] for item in agreement["outputs"]), default=0.0)
-    if min(fusions["sqnr_db"].values(), default=quantized) < quantized:
-        lines.append(
-            "warning: this processor's integer kernels add more error than quantization does; "
-            "without VNNI set the session option session.x64quantprecision to 1"
-        )
-    return lines
 
 
 def run_build(

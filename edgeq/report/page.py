@@ -97,6 +97,7 @@ def render_build(page: BuildPage) -> bytes:
         latency=words.say_latency(page.card.runtime, page.measured.latency),
         layers=gather_layers(page.plan, results["agreement"]["layers"], page.histograms, page.macs),
         regions=words.say_regions(results["regions"]),
+        fusions=words.say_fusions(results),
         synthesis=_draw_losses(page.synthesis),
         losses=_draw_losses(page.history),
     )

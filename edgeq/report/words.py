@@ -137,6 +137,24 @@ def say_regions(regions: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def say_fusions(results: Mapping[str, Any]) -> list[str]:
+    """Return what ONNX Runtime computes on integers, and a warning where its kernels err more than quantization.
+
+    Nothing is said of a model that was not written for ONNX Runtime.
+    """
+    fusions = results["fusions"]
+    if fusions is None:
+        return []
+    lines = [str(fusions["summary"])]
+    quantized = min((item["sqnr_db"] for item in results["agreement"]["outputs"]), default=0.0)
+    if min(fusions["sqnr_db"].values(), default=quantized) < quantized:
+        lines.append(
+            "warning: this processor's integer kernels add more error than quantization does; "
+            "without VNNI set the session option session.x64quantprecision to 1"
+        )
+    return lines
+
+
 def top1_pcts(results: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Return top-1 before and after in per cent, or None for both where it was not measured."""
     evaluation = results["evaluation"]

@@ -130,6 +130,15 @@ def test_a_target_without_tensorrt_has_no_predicted_regions(page):
     assert "None: the target does not run TensorRT" in text
 
 
+def test_what_onnx_runtime_computes_on_integers_is_told_where_it_was_read_back(page, fusions):
+    results = {**page.results, "regions": [], "fusions": fusions}
+    reader = Reader(render_build(dataclasses.replace(page, results=results)))
+    assert {"Operators on integers", fusions["summary"], "QLinearConv", "Softmax 's'"} <= set(
+        reader.text
+    )
+    assert "Predicted fused regions" not in reader.text
+
+
 def test_a_build_without_training_says_so(page):
     assert (
         "No step was trained." in Reader(render_build(dataclasses.replace(page, history=[]))).text

@@ -7,6 +7,7 @@ from edgeq.report.words import (
     Latency,
     say_asked,
     say_decided,
+    say_fusions,
     say_latency,
     say_samples,
     say_verdict,
@@ -105,3 +106,10 @@ def test_a_float_latency_that_nobody_measured_is_missing():
         ("TensorRT 10.3.0 on Orin (median)", "0.5 ms"),
         ("FP32 beside it", NOT_MEASURED),
     ]
+
+
+def test_integer_kernels_that_err_more_than_quantization_are_warned_of(results, fusions):
+    assert say_fusions(results) == []
+    assert say_fusions({**results, "fusions": fusions}) == [fusions["summary"]]
+    coarse = {**fusions, "sqnr_db": {"y": 20.0}}  # the output has 21.5 dB
+    assert "x64quantprecision" in say_fusions({**results, "fusions": coarse})[-1]
