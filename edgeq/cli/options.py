@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -186,9 +187,9 @@ def say_defaults(context: typer.Context, **chosen: object) -> None:
         is_default = source is not None and source.name == "DEFAULT"
         # A switch that is off says nothing, but a 0 (which equals False) does.
         if is_default and value is not False and value not in (None, "", [], ()):
-            words.append(f"{parameter.opts[0]} {value}")
+            words += [parameter.opts[0], str(value)]
     if words:
-        say(f"defaults: {' '.join(words)}")
+        say(f"defaults: {shlex.join(words)}")
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:

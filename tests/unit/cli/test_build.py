@@ -107,6 +107,11 @@ def test_every_default_in_use_is_said_and_nothing_else(edgeq: Any, seen: list[An
     )
 
 
+def test_a_default_is_said_as_a_shell_takes_it(edgeq: Any, seen: list[Any]) -> None:
+    done = edgeq("build", "my net.onnx", "--target", "cpu")
+    assert " --out 'my net.cpu' " in done.err.splitlines()[0]
+
+
 def test_a_default_of_zero_is_said(edgeq: Any, seen: list[Any]) -> None:
     assert " --seed 0 " in edgeq(*BUILD).err.splitlines()[0]
 
