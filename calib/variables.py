@@ -15,6 +15,7 @@ from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import InputSpec
 from edgeq.teacher.compute import CPU, make_adam
 
+# Of every data recipe. ZeroQ has 0.999 for the second one, a memory longer than its 500 iterations need.
 BETAS = (0.9, 0.99)
 # A rate that stops falling: of the plateau schedule. All of ZeroQ's descendants have it.
 LEAST_RATE = 1e-4
