@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.lockstep import import_torch
 from deploy.onnxrt import Array, ModelSource, Session
 from deploy.random_inputs import make_feeds, require_known_names
 from edgeq.core.errors import InputError
@@ -28,6 +29,7 @@ def load_polygraphy_inputs(path: Path) -> SampleSet:
         raise InputError(
             "no such file", why="it was given as --load-inputs", mend="check the path", path=path
         )
+    import_torch()
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             data = load_json(str(path))

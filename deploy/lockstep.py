@@ -7,6 +7,7 @@ results stream, so memory holds one batch of what was asked for, however many sa
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,6 +68,7 @@ class EngineSide:
     def __init__(self, plan: bytes) -> None:
         from polygraphy.datatype import DataType
 
+        import_torch()
         probe_driver()  # before any TensorRT object is made
         require("tensorrt", SUPPORTED, why="to run an engine", install="pip install tensorrt")
         self._plan = plan
@@ -136,6 +138,7 @@ def run_lockstep(
     from polygraphy.comparator import Comparator
     from polygraphy.logger import G_LOGGER
 
+    import_torch()
     is_fixed = common_batch(sides, feed) is not None
     counts = [min(batch, len(feed.samples) - start) for start in range(0, len(feed.samples), batch)]
     single = [
@@ -158,6 +161,16 @@ def run_lockstep(
             )
             streams.append(Comparator.run([runner], data_loader=loader, streaming=True))
         Comparator.compare_accuracy(streams, compare_func=_Visit(visit, counts, single))
+
+
+def import_torch() -> None:
+    """Import torch if it is there; called before polygraphy is given an array.
+
+    Polygraphy asks of each array whether it is one of torch, and imports torch for that under a bare `except`, which
+    swallows an interrupt. Half imported, torch would then be imported again at the next array, and crash.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module("torch")
 
 
 def common_batch(sides: tuple[Side, Side], feed: Feed) -> int | None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,24 @@ def test_a_limit_that_is_missed_ends_with_7_and_names_the_tensor(
     assert "--limit asks for 60 dB" in done.err
     assert edgeq(*words).code == 0
     assert edgeq("compare", *BOTH, "--samples", samples, "--limit", "60").code == 0
+
+
+@pytest.mark.parametrize("source", ["--samples", "--load-inputs"])
+def test_an_interrupt_while_torch_is_imported_ends_the_run(
+    samples: str, tmp_path: Path, source: str
+) -> None:
+    from polygraphy.json import save_json
+
+    save_json([{"input": np.zeros((1, 1, 16, 16), np.float32)}], str(tmp_path / "inputs.json"))
+    # A torch whose import lasts until the user interrupts it; polygraphy would swallow that and go on.
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    inputs = samples if source == "--samples" else str(tmp_path / "inputs.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeq", "compare", *BOTH, source, inputs],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.splitlines()[-1] == "interrupted"
