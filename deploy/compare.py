@@ -24,7 +24,7 @@ from deploy.lockstep import (
     run_lockstep,
 )
 from deploy.matching import TensorPair, match_tensors
-from deploy.onnxrt import MAX_BATCH, Array, ModelSource, find_logits, predict_classes
+from deploy.onnxrt import MAX_BATCH, Array, ModelSource, find_logits, predict_classes, read_source
 from edgeq.core.errors import CalibError, InputError
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.samples import SampleSet
@@ -153,7 +153,9 @@ def compare_models(
         for ours, own in names[0].items()
         if own == sample
     }
-    pairs, rescaled = _pair_tensors(_load(a), _load(b), renamed) if is_visible else ((), ())
+    pairs, rescaled = (
+        _pair_tensors(read_source(a), read_source(b), renamed) if is_visible else ((), ())
+    )
     tensors, unlike = _compare_tensors(sides, Feed(samples=few, names=names), pairs, progress)
     return CompareResult(
         samples=len(samples),
@@ -180,12 +182,6 @@ def _open(model: ModelSource) -> Side:
     if isinstance(model, Path) and is_engine(model):
         return EngineSide(model.read_bytes())
     return OnnxSide(model)
-
-
-def _load(model: ModelSource) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
 
 
 def _first(samples: SampleSet, count: int) -> SampleSet:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgeq.core.errors import InputError, ModelError
 from edgeq.core.samples import join_results
 from edgeq.graph.as_float32 import HALF
+from edgeq.graph.read import read_model
 from edgeq.graph.round_half import round_half
 
 ModelSource: TypeAlias = onnx.ModelProto | bytes | Path
@@ -89,7 +90,7 @@ class Session:
 
     Raises:
         InputError: if the file is missing.
-        ModelError: if ONNX Runtime cannot load the model.
+        ModelError: if it is no ONNX file, or ONNX Runtime cannot load the model.
     """
 
     def __init__(
@@ -175,30 +176,18 @@ class Session:
 
         With `border_alone`, only one that cannot be fed otherwise: ONNX Runtime takes no bfloat16 arrays.
         """
-        self._require_file(model)
         try:
-            whole = _read(model)
+            if border_alone and not _has_bfloat16_border(model):
+                return model
+            whole = read_source(model)
         except DecodeError:
             return model  # ONNX Runtime says what is wrong with it
-        border = [*whole.graph.input, *whole.graph.output]
-        kinds = {item.type.tensor_type.elem_type for item in border}
-        if border_alone and onnx.TensorProto.BFLOAT16 not in kinds:
-            return model
         found = round_half(whole)
         if not found.changed:
             return model
         given = {item.name: item.type.tensor_type.elem_type for item in whole.graph.output}
         self._halves = {name: HALF[kind] for name, kind in given.items() if kind in HALF}
         return found.model
-
-    def _require_file(self, model: ModelSource) -> None:
-        if isinstance(model, Path) and not model.is_file():
-            raise InputError(
-                f"no file {model.name}",
-                why="an ONNX model was expected there",
-                mend="check the path",
-                path=model,
-            )
 
     def _load(
         self,
@@ -209,7 +198,6 @@ class Session:
     ) -> Any:
         import onnxruntime
 
-        self._require_file(model)
         try:
             source = _with_outputs(model, outputs) if outputs else model
             content = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
@@ -259,6 +247,19 @@ def run_onnx(
     See `Session` for the arguments and errors.
     """
     return Session(model, outputs=outputs or (), optimise=optimise, threads=threads).run(inputs)
+
+
+def read_source(model: ModelSource) -> onnx.ModelProto:
+    """Return the model itself, with its external data.
+
+    Raises:
+        InputError: if there is no such file, or it cannot be read.
+        ModelError: if the file is no ONNX or damaged, or its external data is.
+        DecodeError: if bytes are no ONNX model.
+    """
+    if isinstance(model, Path):
+        return read_model(model)
+    return onnx.load_model_from_string(model) if isinstance(model, bytes) else model
 
 
 def expose_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -323,13 +324,16 @@ def _runtime_faults() -> tuple[type[Exception], ...]:
 
 
 def _with_outputs(model: ModelSource, names: Sequence[str]) -> onnx.ModelProto:
-    return expose_outputs(_read(model), names)
+    return expose_outputs(read_source(model), names)
 
 
-def _read(model: ModelSource) -> onnx.ModelProto:
-    if isinstance(model, Path):
-        return onnx.load(model)
-    return onnx.load_model_from_string(model) if isinstance(model, bytes) else model
+def _has_bfloat16_border(model: ModelSource) -> bool:
+    """Return whether an input or output is bfloat16; the data beside a file is not read for that."""
+    whole = (
+        read_model(model, with_external=False) if isinstance(model, Path) else read_source(model)
+    )
+    border = [*whole.graph.input, *whole.graph.output]
+    return any(item.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 for item in border)
 
 
 def _describe_input(item: Any) -> ModelInput:

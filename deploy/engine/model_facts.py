@@ -49,7 +49,8 @@ def read_facts(path: Path) -> ModelFacts:
             path=path,
         )
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        # By its suffix alone onnx would take "model.json" for another format.
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except OSError as error:
         raise InputError(
             f"the model cannot be read: {error.strerror}",

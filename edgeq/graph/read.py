@@ -96,7 +96,7 @@ def load_model(path: Path) -> LoadedModel:
     check_structure(model, path)
     check_sizes(model, path)
     refs = plan_external(model, path)
-    load_external(refs, path)
+    load_external(refs, model, path)
     inlined = inline_functions(model, path)
     if inlined is not model:
         check_structure(inlined, path)
@@ -128,15 +128,34 @@ def load_any_model(path: Path) -> onnx.ModelProto:
         InputError: if there is no such file, or it cannot be read.
         ModelError: if it is no ONNX file, is damaged, or is not valid ONNX.
     """
-    model = _decode(_read_file(path), path)
+    model = read_model(path)
     check_structure(model, path, any_operator=True)
-    check_sizes(model, path, quantized=True)
-    load_external(plan_external(model, path), path)
     inlined = inline_functions(model, path)
     if inlined is not model:
         check_structure(inlined, path, any_operator=True)
     _check_valid(inlined, path)
     return inlined
+
+
+def read_model(path: Path, *, with_external: bool = True) -> onnx.ModelProto:
+    """Read an ONNX file of any tool as it is; its graph is for a runtime to judge.
+
+    Unlike `onnx.load` it takes no other format for a suffix of ".json" or ".pbtxt".
+
+    Args:
+        path: the file.
+        with_external: read its external data into the model; that all of it is there is looked at in any case.
+
+    Raises:
+        InputError: if there is no such file, or it cannot be read.
+        ModelError: if it is no ONNX file or is damaged, or if its external data is missing, cut short or astray.
+    """
+    model = _decode(_read_file(path), path)
+    check_sizes(model, path, quantized=True)
+    refs = plan_external(model, path)
+    if with_external:
+        load_external(refs, model, path)
+    return model
 
 
 def has_qdq(path: Path) -> bool:

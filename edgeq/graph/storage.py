@@ -196,14 +196,6 @@ def plan_external(model: onnx.ModelProto, path: Path) -> tuple[ExternalRef, ...]
             else:
                 refs.append(found)
     _require_loadable(astray, missing, unfit, path)
-    total = sum(ref.length for ref in refs) + model.ByteSize()
-    if total > BYTES_MAX:
-        raise ModelError(
-            f"the model and its external data have {total / 1e9:.1f} GB",
-            why="edgeq works on the model in one protobuf message, which holds 2 GB at most",
-            mend="split the model, or store its weights in a smaller type",
-            path=path,
-        )
     return tuple(refs)
 
 
@@ -268,12 +260,20 @@ def _region(tensor: onnx.TensorProto, entries: dict[str, str], file: Path) -> Ex
     return ExternalRef(tensor=tensor, file=file, offset=offset, length=length)
 
 
-def load_external(refs: Sequence[ExternalRef], path: Path) -> None:
-    """Read the values of `refs` into their tensors, which become ordinary inline ones.
+def load_external(refs: Sequence[ExternalRef], model: onnx.ModelProto, path: Path) -> None:
+    """Read the values of `refs` into their tensors in `model`, which become ordinary inline ones.
 
     Raises:
-        ModelError: if a file cannot be read.
+        ModelError: if a file cannot be read, or the model would be too large with them.
     """
+    total = sum(ref.length for ref in refs) + model.ByteSize()
+    if total > BYTES_MAX:
+        raise ModelError(
+            f"the model and its external data have {total / 1e9:.1f} GB",
+            why="edgeq works on the model in one protobuf message, which holds 2 GB at most",
+            mend="split the model, or store its weights in a smaller type",
+            path=path,
+        )
     for ref in refs:
         try:
             with ref.file.open("rb") as file:

@@ -50,6 +50,11 @@ def test_a_missing_model_ends_with_3(edgeq: Any, samples: str) -> None:
     assert edgeq("compare", BOTH[0], "none.onnx", "--samples", samples).code == 3
 
 
+def test_models_are_onnx_whatever_their_suffix(edgeq: Any, samples: str, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes(Path(BOTH[0]).read_bytes())
+    assert edgeq("compare", BOTH[0], "model.json", "--samples", samples).code == 0
+
+
 def test_without_inputs_random_ones_are_made_and_said(edgeq: Any) -> None:
     done = edgeq("compare", *BOTH, "--count", "3", "--seed", "5")
     assert done.code == 0

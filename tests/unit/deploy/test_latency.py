@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from deploy.board.timing import percentile
 from deploy.latency import (
@@ -45,6 +45,17 @@ def second(tmp_path, qdq):
 def free(tmp_path):
     onnx.save(parser.parse_model(FREE), tmp_path / "free.onnx")
     return tmp_path / "free.onnx"
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """Return a model whose weights lie in weights.bin beside it."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) { y = Mul (x, w) }'
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "w"))
+    path = tmp_path / "beside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
 
 
 @pytest.fixture
@@ -203,7 +214,21 @@ def test_the_tool_reports_a_dynamic_size_with_exit_code_3(tool, free, capsys):
 
 def test_the_tool_reports_a_missing_file_with_exit_code_3(tool, tmp_path, capsys):
     assert tool.main([str(tmp_path / "gone.onnx")]) == 3
-    assert "no file gone.onnx" in capsys.readouterr().err
+    assert "there is no such model" in capsys.readouterr().err
+
+
+def test_the_tool_says_which_data_beside_a_model_is_missing(tool, beside, capsys):
+    (beside.parent / "weights.bin").unlink()
+    assert tool.main([str(beside)]) == 3
+    error = capsys.readouterr().err
+    assert "external data files that are missing: 'w' (weights.bin)" in error
+
+
+def test_data_beside_a_model_is_left_there(beside, monkeypatch):
+    """A model of more than 2 GB is timed, too: ONNX Runtime reads its weights itself."""
+    monkeypatch.setattr("edgeq.graph.storage.BYTES_MAX", 100)
+    (found,) = measure_latency([beside], spec=QUICK).models
+    assert found.shapes == {"x": (1, 4)}
 
 
 def test_the_tool_runs_as_a_script_and_prints_json(model, second, tmp_path):

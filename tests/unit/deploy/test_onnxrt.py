@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -57,15 +59,48 @@ def test_a_missing_input_is_named(teacher):
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"no file gone\.onnx"):
+    with pytest.raises(InputError, match="there is no such model"):
         Session(tmp_path / "gone.onnx")
 
 
 @pytest.mark.parametrize("outputs", [(), ("r1",)])
 def test_a_file_that_is_no_model_is_a_model_error(tmp_path, outputs):
     (tmp_path / "bad.onnx").write_bytes(b"no model at all")
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(ModelError, match="no ONNX model, but a text file"):
         Session(tmp_path / "bad.onnx", outputs=outputs)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.pbtxt"])
+def test_a_suffix_of_another_format_changes_nothing(teacher, samples, tmp_path, name):
+    (tmp_path / name).write_bytes(teacher.SerializeToString())
+    got = run_onnx(tmp_path / name, {"x": samples.samples}, outputs=["r1"])
+    np.testing.assert_array_equal(
+        got["r1"], run_onnx(teacher, {"x": samples.samples}, outputs=["r1"])["r1"]
+    )
+
+
+@pytest.mark.parametrize("optimise", [False, True])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (Path.unlink, "external data files that are missing"),
+        (lambda file: file.write_bytes(b"short"), "external data that does not fit"),
+    ],
+    ids=["missing", "cut short"],
+)
+def test_what_is_wrong_with_data_beside_the_file_is_a_model_error(
+    teacher, tmp_path, change, told, optimise
+):
+    path = tmp_path / "m.onnx"
+    onnx.save(teacher, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    change(tmp_path / "weights.bin")
+    with pytest.raises(ModelError, match=told):
+        Session(path, optimise=optimise)
+
+
+def test_a_folder_in_place_of_a_model_is_named_as_one(tmp_path):
+    with pytest.raises(InputError, match="the model is a folder"):
+        Session(tmp_path)
 
 
 def test_a_wrong_shape_is_a_model_error(teacher):

@@ -70,3 +70,8 @@ def test_weights_beside_the_file_are_not_needed(model: Path) -> None:
     onnx.save(whole, model, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (model.parent / "weights.bin").unlink()
     assert len(read_facts(model).meant) == 2
+
+
+def test_a_file_is_onnx_whatever_its_suffix(model: Path) -> None:
+    facts = read_facts(model)
+    assert read_facts(model.rename(model.with_suffix(".json"))) == facts
