@@ -10,6 +10,7 @@ in one table. See docs/measuring.md.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,43 @@ _METRICS = ("latency_ms", "gpu_compute_ms", "h2d_ms", "d2h_ms", "enqueue_ms")
 _COLUMNS = ("median", "mean", "min", "max", "p90", "p95", "p99")
 _UNSTABLE_PCT = 2.5  # trtexec's limit
 _NAME = 28
+_INTERRUPTED = 130  # as the command line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0, or that of the error."""
+    """Return the exit code: 0, that of the error, or 130 for an interrupt."""
     options = _parse(arguments)
     try:
         _require_sense(options)
-        if options.a is None or is_engine(options.a):
-            report = _time_engines(options)
-            print(canonical_json(report) if options.json else _engine_table(report))
-        else:
-            onnx = _time_onnx(options)
-            print(canonical_json(onnx.to_dict()) if options.json else _table(onnx))
+        _write(_measure(options))
     except EdgeqError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
+
+
+def _measure(options: argparse.Namespace) -> str:
+    if options.a is None or is_engine(options.a):
+        report = _time_engines(options)
+        return canonical_json(report) if options.json else _engine_table(report)
+    onnx = _time_onnx(options)
+    return canonical_json(onnx.to_dict()) if options.json else _table(onnx)
+
+
+def _write(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What stays in the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(
+            f"the figures cannot be written: {error.strerror}",
+            why="they go to standard output, which takes no more",
+            mend="free some space where standard output goes, and measure again",
+        ) from error
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -27,11 +27,14 @@ ENGINE_TAG = b"ftrt"  # the first bytes of an engine (deployment/tensorrt.md 4.4
 
 
 def is_engine(path: Path) -> bool:
-    """Return whether the file begins as an engine does."""
-    if not path.is_file():
+    """Return whether the file begins as an engine does; of one that cannot be read its reader says why."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(ENGINE_TAG)) == ENGINE_TAG
+    except OSError:
         return False
-    with path.open("rb") as file:
-        return file.read(len(ENGINE_TAG)) == ENGINE_TAG
 
 
 def measure_engine(

@@ -231,6 +231,34 @@ def test_data_beside_a_model_is_left_there(beside, monkeypatch):
     assert found.shapes == {"x": (1, 4)}
 
 
+def test_the_tool_says_that_a_name_cannot_be_read(tool, capsys):
+    assert tool.main(["n" * 5000]) == 3
+    assert "the model cannot be read: " in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_the_tool_with_130(tool, model, monkeypatch, capsys):
+    def interrupt(*args, **words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "measure_latency", interrupt)
+    assert tool.main([str(model)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_behind_standard_output_is_said(model):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(TOOL), str(model), "--duration-s", "0", "--warm-up-ms", "0"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: the figures cannot be written: No space left")
+
+
 def test_the_tool_runs_as_a_script_and_prints_json(model, second, tmp_path):
     options = ["--duration-s", "0", "--warm-up-ms", "0", "--threads", "1", "--shape", "x:2x3x8x8"]
     done = subprocess.run(
