@@ -8,6 +8,7 @@ order.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from deploy.random_inputs import make_feeds, require_known_names
 from edgeq.core.errors import InputError
 from edgeq.core.serial import Spec
 
+_MAX_THREADS = 1024  # more than a processor has, and few enough for ONNX Runtime to start
 BACKEND = "ONNX Runtime, CPU: not a TensorRT latency"
 
 
@@ -35,7 +37,10 @@ class LatencySpec(Spec):
         threads: of one operator; None leaves the choice to ONNX Runtime.
         batch: size of a dynamic batch axis; None is 1, or the file's own.
         shapes: by input name, the whole shape with the batch; needed where other axes are dynamic.
-        seed: of the random inputs.
+        seed: of the random inputs, 0 or more.
+
+    Raises:
+        InputError: if a figure is none that can be meant.
     """
 
     warm_up_ms: float = 200.0
@@ -49,15 +54,18 @@ class LatencySpec(Spec):
     def __post_init__(self) -> None:
         sizes = [size for shape in self.shapes.values() for size in shape]
         sizes += [size for size in (self.batch, self.threads) if size is not None]
+        times = (self.warm_up_ms, self.duration_s)
         if (
-            self.warm_up_ms < 0
-            or self.duration_s < 0
+            not all(math.isfinite(item) and item >= 0 for item in times)
             or self.iterations < 1
             or min(sizes, default=1) < 1
+            or (self.threads or 1) > _MAX_THREADS
+            or self.seed < 0
         ):
             raise InputError(
                 "a time, count or size of the measurement is out of range",
-                why="times are 0 or more; iterations, threads, batch and axes are 1 or more",
+                why="times and the seed are 0 or more and finite; iterations, batch and axes are 1 or more; threads "
+                f"are 1 to {_MAX_THREADS}",
                 mend="mend the number, or leave the option out",
             )
 

@@ -5,6 +5,7 @@ The file is an array with one object a query, in milliseconds (deployment/tensor
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,14 @@ def read_times(path: Path) -> dict[str, Any]:
     """
     rows = read_json(path)
     try:
-        columns = {key: [float(row[name]) for row in rows] for key, name in _DURATIONS.items()}
-        columns["enqueue_ms"] = [float(row["endEnqMs"]) - float(row["startEnqMs"]) for row in rows]
-        start = min(float(row["startH2dMs"]) for row in rows)
-        end = max(float(row["endD2hMs"]) for row in rows)
+        columns = {key: _column(rows, name) for key, name in _DURATIONS.items()}
+        stamps = zip(_column(rows, "startEnqMs"), _column(rows, "endEnqMs"), strict=True)
+        columns["enqueue_ms"] = [end - start for start, end in stamps]
         # Without transfers the stamps of the copies may be 0.
-        start = max(start, 0.0) or min(float(row["startComputeMs"]) for row in rows)
-        end = max(end, *(float(row["endComputeMs"]) for row in rows))
+        start = max(min(_column(rows, "startH2dMs")), 0.0) or min(_column(rows, "startComputeMs"))
+        end = max(_column(rows, "endD2hMs") + _column(rows, "endComputeMs"))
         figures: dict[str, Any] = {key: summarise(values) for key, values in columns.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"no times of trtexec: {type(error).__name__} {error}",
             why="one object a query was expected, with startEnqMs, computeMs, latencyMs and others",
@@ -57,3 +57,11 @@ def read_times(path: Path) -> dict[str, Any]:
         "queries": len(rows),
         "has_transfers": any(columns["h2d_ms"]) or any(columns["d2h_ms"]),
     }
+
+
+def _column(rows: Any, name: str) -> list[float]:
+    values = [float(row[name]) for row in rows]
+    if not all(map(math.isfinite, values)):
+        msg = f"{name} has a value that is NaN or infinite"
+        raise ValueError(msg)
+    return values

@@ -180,6 +180,7 @@ def _time_onnx(options: argparse.Namespace) -> LatencyReport:
 def _time_engines(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of the engines and of trtexec; the keys that `edgeq report` reads are those of ONNX files."""
     timing, spec = _timing(options), _spec(options)
+    against = None if options.against is None else read_times(options.against)
     models = [
         measure_engine(
             path, timing, cuda=options.cuda, shapes=spec.shapes, batch=spec.batch, seed=spec.seed
@@ -195,7 +196,7 @@ def _time_engines(options: argparse.Namespace) -> dict[str, Any]:
         "backend": f"TensorRT {', '.join(versions)}, GPU compute time" if models else "trtexec",
         "models": models,
         "ratio": medians[1] / medians[0] if len(medians) == 2 else None,
-        "against": None if options.against is None else read_times(options.against),
+        "against": against,
     }
 
 

@@ -200,6 +200,19 @@ def test_another_file_is_refused_with_the_command_that_makes_one(tmp_path, text)
     assert "--exportTimes=" in caught.value.mend
 
 
+@pytest.mark.parametrize("name", ["computeMs", "endEnqMs", "startH2dMs", "endD2hMs"])
+@pytest.mark.parametrize("value", ["NaN", "1e999", "1" + 400 * "0"], ids=["nan", "inf", "huge"])
+def test_times_that_are_no_numbers_are_refused_before_anything_runs(
+    tool, plan, tmp_path, capsys, name, value
+):
+    rows = [{**row, name: "VALUE"} for row in json.loads(TIMES.read_text())]
+    path = tmp_path / "times.json"
+    path.write_text(json.dumps(rows).replace('"VALUE"', value))
+    code, _, err = _run(tool, capsys, plan, "--against", path)  # no GPU is asked for
+    assert code == 3
+    assert "no times of trtexec" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,17 @@ def test_a_shape_of_another_form_is_refused(text):
 
 @pytest.mark.parametrize(
     "change",
-    [{"iterations": 0}, {"duration_s": -1.0}, {"batch": 0}, {"threads": 0}, {"warm_up_ms": -1.0}],
+    [
+        {"iterations": 0},
+        {"duration_s": -1.0},
+        {"duration_s": math.nan},
+        {"batch": 0},
+        {"threads": 0},
+        {"threads": 10**10},
+        {"warm_up_ms": -1.0},
+        {"warm_up_ms": math.inf},
+        {"seed": -1},
+    ],
 )
 def test_numbers_out_of_range_are_refused(change):
     with pytest.raises(InputError, match="out of range"):
