@@ -147,6 +147,12 @@ def make_options(
     level = read_choice("--effort", effort, [item.value for item in Effort])
     if flavour is not None:
         read_choice("--flavour", flavour, FLAVOURS)
+    if seed < 0:
+        raise InputError(
+            f"--seed is {seed}",
+            why="random generators take seeds of 0 and more",
+            mend="pass a number of 0 or more",
+        )
     if len(bounds) not in (0, 2):
         raise InputError(
             f"--bounds has {len(bounds)} numbers",

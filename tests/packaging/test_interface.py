@@ -94,6 +94,7 @@ def test_values_of_python_become_options() -> None:
         ({"effort": "quik"}, "--effort 'quik' is not understood"),
         ({"first_last": "int4"}, "--first-last 'int4' is not understood"),
         ({"bits": "8"}, "--bits '8' is not understood"),
+        ({"seed": -1}, "--seed is -1"),
         ({"bounds": (1,)}, "--bounds has 1 numbers"),
     ],
 )
