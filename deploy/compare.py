@@ -7,6 +7,7 @@ Comparator (`lockstep`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,18 @@ def compare_models(
     ONNX files run in ONNX Runtime with graph optimisation off, and engines (files that begin with "ftrt") in TensorRT.
 
     Raises:
-        InputError: if inputs or outputs cannot be paired, or outputs have two shapes.
+        InputError: if inputs or outputs cannot be paired, outputs have two shapes, or the limit is no finite number.
         CalibError: if the sample set is empty.
         ModelError: if ONNX Runtime cannot load or run a model.
         DeviceError: if there is no GPU for an engine, or TensorRT fails.
         MissingDependencyError: if TensorRT is not installed and one model is an engine.
     """
+    if not math.isfinite(limit_db):
+        raise InputError(
+            f"the limit is {limit_db} dB",
+            why="no SQNR is below NaN, so it would let every model pass; an SQNR is between -200 and 200 dB",
+            mend="pass a number, for instance 20",
+        )
     if not len(samples):
         raise CalibError(
             "the sample set is empty",

@@ -103,6 +103,16 @@ def test_a_limit_that_is_missed_ends_with_7_and_names_the_tensor(
     assert edgeq("compare", *BOTH, "--samples", samples, "--limit", "60").code == 0
 
 
+@pytest.mark.parametrize("limit", ["nan", "inf", "-inf"])
+def test_a_limit_that_is_no_number_is_refused_before_anything_runs(
+    edgeq: Any, samples: str, limit: str
+) -> None:
+    for form in ((), ("--json",)):
+        done = edgeq("compare", *BOTH, "--samples", samples, f"--limit={limit}", *form)
+        assert (done.code, done.out) == (3, "")
+        assert f"error: the limit is {limit} dB" in done.err
+
+
 @pytest.mark.parametrize("source", ["--samples", "--load-inputs"])
 def test_an_interrupt_while_torch_is_imported_ends_the_run(
     samples: str, tmp_path: Path, source: str
