@@ -9,6 +9,8 @@ import numpy as np
 from deploy.onnxrt import Array, ModelInput
 from edgeq.core.errors import InputError, describe_choices
 
+_LARGEST = 2**63 - 1
+
 
 def make_feeds(
     inputs: Sequence[ModelInput],
@@ -26,16 +28,22 @@ def make_feeds(
         seed: the same seed gives the same values.
 
     Raises:
-        InputError: if a shape is unknown, or does not fit the file.
+        InputError: if a shape is unknown, does not fit the file, or is too large for the memory.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for item in inputs:
         shape = choose_shape(item, batch, (shapes or {}).get(item.name))
-        if np.issubdtype(np.dtype(item.dtype), np.floating):
-            feeds[item.name] = rng.standard_normal(shape).astype(item.dtype)
-        else:
-            feeds[item.name] = rng.integers(0, 2, shape).astype(item.dtype)
+        is_float = np.issubdtype(np.dtype(item.dtype), np.floating)
+        try:
+            values = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
+            feeds[item.name] = values.astype(item.dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more than numpy can count
+            raise InputError(
+                f"no memory for an input '{item.name}' of the shape {_show(shape)}",
+                why=f"its values are made in memory: {error}",
+                mend="ask for a smaller batch, shape or count",
+            ) from error
     return feeds
 
 
@@ -63,7 +71,7 @@ def choose_shape(
     """Return the shape at which an input is run: `wanted`, or its own with `batch` on a dynamic first axis (None is 1).
 
     Raises:
-        InputError: if another axis is dynamic, or `wanted` does not fit the file.
+        InputError: if another axis is dynamic, or `wanted` does not fit the file or is more than ONNX can store.
     """
     if wanted is None:
         if any(size is None for size in item.shape[1:]):
@@ -82,6 +90,12 @@ def choose_shape(
             f"input '{item.name}' cannot have the shape {_show(wanted)}",
             why=f"the file fixes it to {_show(item.shape)}",
             mend="mend --shape or --batch; only the axes shown as ? are free",
+        )
+    if max(wanted, default=0) > _LARGEST:
+        raise InputError(
+            f"input '{item.name}' cannot have the shape {_show(wanted)}",
+            why=f"ONNX stores a size in 64 bits, which hold {_LARGEST} at most",
+            mend="ask for a smaller batch or shape",
         )
     return wanted
 

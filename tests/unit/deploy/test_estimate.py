@@ -150,3 +150,11 @@ def test_the_estimate_survives_json(save, teacher, make_card):
 def test_every_gpu_card_can_be_estimated_for(save, teacher, name):
     found = estimate_latency(save(teacher), load_card(name))
     assert 0 < found.best_ms < found.worst_ms
+
+
+@pytest.mark.parametrize(
+    "words", [{"batch": 10**20}, {"shapes": {"x": (10**20, 3, 8, 8)}}], ids=str
+)
+def test_a_size_that_onnx_cannot_store_is_refused(save, teacher, make_card, words):
+    with pytest.raises(InputError, match="input 'x' cannot have the shape 1000"):
+        estimate_latency(save(teacher), make_card(), **words)

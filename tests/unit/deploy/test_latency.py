@@ -168,6 +168,12 @@ def test_a_shape_that_the_file_forbids_is_refused(free):
         measure_latency([free], spec=LatencySpec(shapes={"x": (1, 4, 5, 6)}))
 
 
+@pytest.mark.parametrize("batch", [10**13, 10**17, 10**20])
+def test_a_batch_that_no_memory_holds_is_refused(model, batch):
+    with pytest.raises(InputError, match=r"input 'x' (cannot have|of) the shape"):
+        measure_latency([model], spec=LatencySpec(batch=batch))
+
+
 def test_a_shape_for_an_unknown_input_is_refused(model):
     with pytest.raises(InputError, match="which no model has"):
         measure_latency([model], spec=LatencySpec(shapes={"image": (1, 3, 8, 8)}))
