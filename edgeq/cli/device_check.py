@@ -16,7 +16,11 @@ REPORT = "device_check.json"
 
 def device_check(
     target: Annotated[
-        str | None, typer.Option(help="Compare with its card; `edgeq targets` lists them.")
+        str | None,
+        typer.Option(
+            help="Compare with its card; `edgeq targets` lists them.",
+            autocompletion=options.complete_target,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The findings.")] = Path(REPORT),
     as_json: options.Json = False,

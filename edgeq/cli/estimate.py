@@ -24,9 +24,7 @@ def estimate(
         Path | None,
         typer.Argument(metavar="[AFTER]", help="A second file, for instance model.qdq.onnx."),
     ] = None,
-    target: Annotated[
-        str, typer.Option(help="Chip and runtime; `edgeq targets` lists them.")
-    ] = ...,  # type: ignore[assignment]
+    target: options.Target = ...,  # type: ignore[assignment]
     batch: Annotated[
         int | None, typer.Option(min=1, help="Size of a dynamic batch axis (1).")
     ] = None,

@@ -22,14 +22,14 @@ DEFAULT_RECIPE = (
 )
 
 
-def _complete_target(typed: str) -> list[str]:
+def complete_target(typed: str) -> list[str]:
     """Return the targets that begin with what was typed: for the shell's completion."""
     from deploy.cards import card_names
 
     return [name for name in card_names() if name.startswith(typed)]
 
 
-def _complete_recipe(typed: str) -> list[str]:
+def complete_recipe(typed: str) -> list[str]:
     """Return the recipes that begin with what was typed."""
     from edgeq.core.recipes import recipe_names
 
@@ -37,11 +37,23 @@ def _complete_recipe(typed: str) -> list[str]:
     return [f"{data}{plus}{name}" for name in recipe_names() if name.startswith(begun)]
 
 
+def _complete_preset(typed: str) -> list[str]:
+    from edgeq.graph.preprocessing import PRESETS
+
+    return [name for name in sorted(PRESETS) if name.startswith(typed)]
+
+
+def _complete_effort(typed: str) -> list[str]:
+    from edgeq.core.specs import Effort
+
+    return [item.value for item in Effort if item.value.startswith(typed)]
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The trained network, an ONNX file.")]
 Target = Annotated[
     str,
     typer.Option(
-        help="Chip and runtime; `edgeq targets` lists them.", autocompletion=_complete_target
+        help="Chip and runtime; `edgeq targets` lists them.", autocompletion=complete_target
     ),
 ]
 Bits = Annotated[
@@ -54,7 +66,12 @@ FirstLast = Annotated[
     ),
 ]
 EffortName = Annotated[
-    str, typer.Option(metavar="quick|standard|max", help="How much compute to spend.")
+    str,
+    typer.Option(
+        metavar="quick|standard|max",
+        help="How much compute to spend.",
+        autocompletion=_complete_effort,
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
 Recipe = Annotated[
@@ -62,11 +79,15 @@ Recipe = Annotated[
     typer.Option(
         metavar="NAME|DATA+NUMBERS",
         help="Published method; `edgeq recipes` lists them.",
-        autocompletion=_complete_recipe,
+        autocompletion=complete_recipe,
     ),
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Preprocessing by name: imagenet, cifar10, unit and others.")
+    str | None,
+    typer.Option(
+        help="Preprocessing by name: imagenet, cifar10, unit and others.",
+        autocompletion=_complete_preset,
+    ),
 ]
 Mean = Annotated[
     str, typer.Option(metavar="A,B,C", help="Mean of each channel, for pixels in 0..1.")

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def recipes(
     show: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="All figures of one recipe, or of DATA+NUMBERS."),
+        typer.Option(
+            metavar="NAME",
+            help="All figures of one recipe, or of DATA+NUMBERS.",
+            autocompletion=options.complete_recipe,
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

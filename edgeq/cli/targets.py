@@ -15,7 +15,12 @@ if TYPE_CHECKING:  # numpy is too much for `--help`
 
 def targets(
     show: Annotated[
-        str | None, typer.Option(metavar="NAME", help="All facts of one target.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="All facts of one target.",
+            autocompletion=options.complete_target,
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -68,6 +68,12 @@ def test_a_completion_script_is_made_that_the_shell_accepts(shell):
         ("edgeq build --bi", ["--bits"]),
         ("edgeq build m.onnx --target jetson-orin-n", ["jetson-orin-nano", "jetson-orin-nx"]),
         ("edgeq build m.onnx --recipe le", ["leaves"]),
+        ("edgeq build m.onnx --preset ci", ["cifar10", "cifar100"]),
+        ("edgeq build m.onnx --effort q", ["quick"]),
+        ("edgeq estimate m.onnx --target jetson-th", ["jetson-thor"]),
+        ("edgeq device-check --target jetson-th", ["jetson-thor"]),
+        ("edgeq targets --show jetson-th", ["jetson-thor"]),
+        ("edgeq recipes --show le", ["leaves"]),
     ],
 )
 def test_verbs_options_and_names_are_completed(typed, offered):
