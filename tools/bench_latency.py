@@ -29,7 +29,28 @@ _METRICS = ("latency_ms", "gpu_compute_ms", "h2d_ms", "d2h_ms", "enqueue_ms")
 _COLUMNS = ("median", "mean", "min", "max", "p90", "p95", "p99")
 _UNSTABLE_PCT = 2.5  # trtexec's limit
 _NAME = 28
+_TRTEXEC = 11  # whose defaults apply
 _INTERRUPTED = 130  # as the command line
+
+# The four kinds of runs, and the options that not every one of them reads.
+_ON_CPU = "ONNX files on the processor"
+_ON_GPU = "ONNX files with a --backend on a GPU"
+_ENGINE = "TensorRT engines"
+_FILE = "a file of trtexec alone"
+_READ_BY = {
+    "--backend": (_ON_CPU, _ON_GPU),
+    "--threads": (_ON_CPU, _ON_GPU),
+    "--trtexec-defaults": (_ON_GPU, _ENGINE),
+    "--transfers": (_ON_GPU, _ENGINE),
+    "--cuda-graph": (_ON_GPU, _ENGINE),
+    "--spin-wait": (_ENGINE,),  # how ONNX Runtime waits is its own choice
+    "--cuda": (_ENGINE,),
+    "--against": (_ENGINE, _FILE),
+    **dict.fromkeys(
+        ("--batch", "--shape", "--warm-up-ms", "--duration-s", "--iterations", "--seed"),
+        (_ON_CPU, _ON_GPU, _ENGINE),
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> str:
-    if options.a is None or is_engine(options.a):
+    if _kind(options) in (_ENGINE, _FILE):
         report = _time_engines(options)
         return canonical_json(report) if options.json else _engine_table(report)
     onnx = _time_onnx(options)
@@ -81,24 +102,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--backend", choices=(CPU, *GPU_BACKENDS), help=f"of ONNX files ({CPU})")
     add("--batch", type=int, help="size of a dynamic batch axis (1; what an engine is tuned for)")
     shape_help = "of an input; repeatable"
-    add("--shape", action="append", default=[], metavar="NAME:1x3x32x32", help=shape_help)
+    add("--shape", action="append", metavar="NAME:1x3x32x32", help=shape_help)
     add("--threads", type=int, help="of one operator (ONNX Runtime chooses)")
-    add("--warm-up-ms", type=float, default=defaults.warm_up_ms, help="(%(default)s)")
-    duration_help = "least time a model (%(default)s)"
-    add("--duration-s", type=float, default=defaults.duration_s, help=duration_help)
-    runs_help = "least runs a model (%(default)s)"
-    add("--iterations", type=int, default=defaults.iterations, help=runs_help)
-    add("--seed", type=int, default=defaults.seed, help="of the inputs (%(default)s)")
+    add("--warm-up-ms", type=float, help=f"({defaults.warm_up_ms:g})")
+    duration_help = f"least time a model ({defaults.duration_s:g})"
+    add("--duration-s", type=float, help=duration_help)
+    add("--iterations", type=int, help=f"least runs a model ({defaults.iterations})")
+    add("--seed", type=int, help=f"of the inputs ({defaults.seed})")
     add("--json", action="store_true", help="print JSON")
     gpu = parser.add_argument_group("on a GPU")
     add = gpu.add_argument
-    which = "whose defaults the next three have: of trtexec 8 to 10, or 11 (%(default)s)"
-    add("--trtexec-defaults", type=int, choices=(10, 11), default=11, help=which)
+    which = f"whose defaults the next three have: of trtexec 8 to 10, or 11 ({_TRTEXEC})"
+    add("--trtexec-defaults", type=int, choices=(10, 11), help=which)
     add("--transfers", action=switch, help="copy inputs and outputs in every query")
-    add("--spin-wait", action=switch, help="wait by spinning; ONNX Runtime has no choice")
+    add("--spin-wait", action=switch, help="wait by spinning; for engines")
     add("--cuda-graph", action=switch, help="launch a captured graph")
-    library_help = "library that reaches the GPU, for engines (%(default)s)"
-    add("--cuda", choices=BACKENDS, default=BACKENDS[0], help=library_help)
+    library_help = f"library that reaches the GPU, for engines ({BACKENDS[0]})"
+    add("--cuda", choices=BACKENDS, help=library_help)
     against_help = "what `trtexec --exportTimes` wrote of the same engine"
     add("--against", type=Path, metavar="TIMES.json", help=against_help)
     return parser.parse_args(arguments)
@@ -108,47 +128,47 @@ def _require_sense(options: argparse.Namespace) -> None:
     """Refuse what would put figures of two kinds side by side, or an option without effect."""
     models = [path for path in (options.a, options.b) if path is not None]
     if not models and options.against is None:
-        raise _nonsense(
+        raise InputError(
             "there is nothing to time",
-            "pass a model, or --against times.json to read one of trtexec",
+            why="a measurement needs a model",
+            mend="pass a model, or --against times.json to read one of trtexec",
         )
     if len({is_engine(path) for path in models}) > 1:
-        raise _nonsense(
+        raise InputError(
             "an ONNX file and an engine",
-            "time each by itself; edgeq engine makes an engine of the other",
+            why="figures of ONNX Runtime and of TensorRT are no measurements of one thing",
+            mend="time each by itself; edgeq engine makes an engine of the other",
         )
-    is_onnx = bool(models) and not is_engine(models[0])
-    on_cpu = is_onnx and options.backend in (None, CPU)
-    if is_onnx and options.against is not None:
-        raise _nonsense("--against beside ONNX Runtime", "pass the engine that trtexec timed")
-    if models and not is_onnx and options.backend is not None:
-        raise _nonsense("--backend for an engine", "leave it out: engines run in TensorRT")
-    given = [options.transfers, options.spin_wait, options.cuda_graph]
-    if on_cpu and any(value is not None for value in given):
-        raise _nonsense(
-            "an option of a GPU on the processor", "pass --backend onnxrt-cuda, or leave it out"
-        )
+    kind = _kind(options)
+    for option, kinds in _READ_BY.items():
+        name = option.removeprefix("--").replace("-", "_")
+        if getattr(options, name) is not None and kind not in kinds:
+            raise InputError(
+                f"{option} has no effect on {kind}",
+                why=f"it is for {' and '.join(kinds)}",
+                mend="leave it out",
+            )
 
 
-def _nonsense(what: str, mend: str) -> InputError:
-    why = "figures of a processor, of ONNX Runtime on a GPU and of TensorRT are no measurements of one thing"
-    return InputError(what, why=why, mend=mend)
+def _kind(options: argparse.Namespace) -> str:
+    if options.a is None:
+        return _FILE
+    if is_engine(options.a):
+        return _ENGINE
+    return _ON_CPU if options.backend in (None, CPU) else _ON_GPU
 
 
 def _spec(options: argparse.Namespace) -> LatencySpec:
+    names = ("warm_up_ms", "duration_s", "iterations", "threads", "batch", "seed")
+    asked = {name: getattr(options, name) for name in names}
     return LatencySpec(
-        warm_up_ms=options.warm_up_ms,
-        duration_s=options.duration_s,
-        iterations=options.iterations,
-        threads=options.threads,
-        batch=options.batch,
-        shapes=dict(parse_shape(text) for text in options.shape),
-        seed=options.seed,
+        shapes=dict(parse_shape(text) for text in options.shape or ()),
+        **{name: value for name, value in asked.items() if value is not None},
     )
 
 
 def _timing(options: argparse.Namespace) -> TimingSpec:
-    usual = trtexec_defaults(options.trtexec_defaults)
+    usual = trtexec_defaults(options.trtexec_defaults or _TRTEXEC)
     spec = _spec(options)  # checks the numbers
     asked = {
         "has_transfers": options.transfers,
@@ -165,7 +185,7 @@ def _timing(options: argparse.Namespace) -> TimingSpec:
 
 def _time_onnx(options: argparse.Namespace) -> LatencyReport:
     models = [path for path in (options.a, options.b) if path is not None]
-    if options.backend in (None, CPU):
+    if _kind(options) == _ON_CPU:
         return measure_latency(models, spec=_spec(options))
     timing = _timing(options)
     return measure_on_gpu(
@@ -183,7 +203,12 @@ def _time_engines(options: argparse.Namespace) -> dict[str, Any]:
     against = None if options.against is None else read_times(options.against)
     models = [
         measure_engine(
-            path, timing, cuda=options.cuda, shapes=spec.shapes, batch=spec.batch, seed=spec.seed
+            path,
+            timing,
+            cuda=options.cuda or BACKENDS[0],
+            shapes=spec.shapes,
+            batch=spec.batch,
+            seed=spec.seed,
         )
         for path in (options.a, options.b)
         if path is not None

@@ -164,9 +164,8 @@ def test_trtexec_stands_beside_the_engine(tool, gpu, plan, capsys):
 
 
 def test_times_of_trtexec_are_read_without_an_engine(tool, capsys):
-    code, out, _ = _run(tool, capsys, "--against", TIMES, "--json")
-    assert code == 0
-    assert json.loads(out)["against"] == read_times(TIMES)
+    assert tool.main(["--against", str(TIMES), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["against"] == read_times(TIMES)
 
 
 def test_figures_of_a_stored_file_are_those_worked_out_by_hand():
@@ -218,19 +217,27 @@ def test_times_that_are_no_numbers_are_refused_before_anything_runs(
     [
         ((), "nothing to time"),
         (("a.onnx", "PLAN"), "an ONNX file and an engine"),
-        (("a.onnx", "--against", TIMES), "--against beside ONNX Runtime"),
-        (("PLAN", "--backend", "onnxrt-cuda"), "--backend for an engine"),
-        (("a.onnx", "--transfers"), "an option of a GPU on the processor"),
+        (("a.onnx", "--against", TIMES), "--against has no effect on ONNX files on the processor"),
+        (("a.onnx", "--transfers"), "--transfers has no effect on ONNX files on the processor"),
+        (("a.onnx", "--trtexec-defaults", "10"), "--trtexec-defaults has no effect on ONNX files"),
+        (("a.onnx", "--cuda", "pycuda"), "--cuda has no effect on ONNX files on the processor"),
+        (
+            ("a.onnx", "--backend", "onnxrt-cuda", "--no-spin-wait"),
+            "--spin-wait has no effect on ONNX files with a --backend on a GPU",
+        ),
+        (("PLAN", "--backend", "onnxrt-cuda"), "--backend has no effect on TensorRT engines"),
+        (("PLAN", "--threads", "2"), "--threads has no effect on TensorRT engines"),
+        (("--against", TIMES, "--seed", "0"), "--seed has no effect on a file of trtexec alone"),
     ],
 )
-def test_figures_of_two_kinds_are_not_put_side_by_side(
+def test_figures_of_two_kinds_and_options_without_effect_are_refused(
     tool, plan, teacher, tmp_path, monkeypatch, capsys, words, said
 ):
     monkeypatch.chdir(tmp_path)
     onnx.save(teacher, "a.onnx")
-    code, _, err = _run(tool, capsys, *(plan if word == "PLAN" else word for word in words))
+    code = tool.main([str(plan if word == "PLAN" else word) for word in words])
     assert code == 3
-    assert said in err
+    assert said in capsys.readouterr().err
 
 
 def test_without_a_driver_the_tool_ends_with_6(tool, plan, monkeypatch, capsys):
