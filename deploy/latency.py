@@ -106,6 +106,8 @@ class LatencyReport(Spec):
         spec: how.
         models: in the order given.
         ratio: median of the second over median of the first; None for one model.
+        defaults: on a GPU, what was counted and whose defaults that is; empty on the processor.
+        power: on a GPU, what `PowerMeter` tells of all models together; None on the processor.
     """
 
     backend: str
@@ -113,6 +115,8 @@ class LatencyReport(Spec):
     spec: LatencySpec
     models: tuple[LatencyResult, ...]
     ratio: float | None
+    defaults: str = ""
+    power: dict[str, float | str | None] | None = None
 
 
 def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyReport:

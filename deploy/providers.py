@@ -1,7 +1,8 @@
 """Latency of one or two models in ONNX Runtime on a GPU, by its CUDA or its TensorRT execution provider.
 
 Entry: `measure_on_gpu`. Times are wall-clock times of one call, as for the CPU (`latency`). With transfers inputs come
-from and outputs go to the processor's memory in each call; without, they stay on the GPU. Not run on a GPU by us.
+from and outputs go to the processor's memory in each call; without, they stay on the GPU. Clocks and power are recorded
+meanwhile (`power`). Not run on a GPU by us.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deploy.latency import LatencyReport, LatencySpec, summarise, time_interleaved, warm_up
 from deploy.onnxrt import Array, Session
+from deploy.power import PowerMeter
 from deploy.random_inputs import make_feeds, require_known_names
+from deploy.trtexec_defaults import describe_defaults
 from edgeq.core.errors import MissingDependencyError
 
 # By --backend: the provider, and the options that make it quantize as the file says and capture a graph.
@@ -75,20 +80,21 @@ def measure_on_gpu(
     ]
     for call in calls:
         warm_up(call, spec.warm_up_ms)
-    times_ms = time_interleaved(calls, spec)
+    with PowerMeter() as meter:
+        times_ms = time_interleaved(calls, spec)
     results = tuple(
         summarise(path.name, times, shapes={key: x.shape for key, x in feed.items()})
         for path, times, feed in zip(models, times_ms, feeds, strict=True)
     )
-    words = (
-        f"transfers {'on' if has_transfers else 'off'}, CUDA graph {'on' if uses_graph else 'off'}"
-    )
+    settings = {"has_transfers": has_transfers, "is_spinning": None, "has_graph": uses_graph}
     return LatencyReport(
-        backend=f"ONNX Runtime, {name}, {words}: not a TensorRT engine's latency",
+        backend=f"ONNX Runtime, {name}: not a TensorRT engine's latency",
         runtime_version=onnxruntime.__version__,
         spec=spec,
         models=results,
         ratio=results[1].median_ms / results[0].median_ms if len(results) == 2 else None,
+        defaults=describe_defaults(settings, unknown="as ONNX Runtime chooses"),
+        power=meter.summary(queries_per_s=1000 / float(np.mean(np.concatenate(times_ms)))),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.board.timing import summarise
+from deploy.trtexec_defaults import describe_defaults
 from edgeq.core.errors import InputError
 from edgeq.core.files import read_json
 
@@ -50,12 +51,18 @@ def read_times(path: Path) -> dict[str, Any]:
         ) from error
     compute = np.asarray(columns["gpu_compute_ms"])
     mean = float(compute.mean())
+    settings = {
+        "has_transfers": any(columns["h2d_ms"]) or any(columns["d2h_ms"]),
+        "is_spinning": None,
+        "has_graph": None,
+    }
     return {
         **figures,
         "throughput_qps": 1000 * len(rows) / (end - start) if end > start else 0.0,
         "cov_pct": 100 * float(compute.std()) / mean if mean else 0.0,
         "queries": len(rows),
-        "has_transfers": any(columns["h2d_ms"]) or any(columns["d2h_ms"]),
+        "has_transfers": settings["has_transfers"],
+        "defaults": describe_defaults(settings, of="trtexec", unknown="not told by the file"),
     }
 
 

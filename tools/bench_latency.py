@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,10 @@ def _table(report: LatencyReport) -> str:
                 f"  unstable: the times of {item.model} vary by {item.cov_pct:.1f} % (1 sigma)"
             )
     lines += [f"input of {item.model}: {_shapes(item.shapes)}" for item in report.models]
+    if report.defaults:
+        lines.append(report.defaults)
+    if report.power is not None:
+        lines.append(_describe_power(report.power))
     if report.ratio is not None:
         lines.append(f"ratio of medians B/A: {report.ratio:.3f}")
     return "\n".join(lines)
@@ -270,7 +275,7 @@ def _engine_table(report: dict[str, Any]) -> str:
 
 def _describe(item: dict[str, Any]) -> list[str]:
     """Return what a figure is worth nothing without: settings, place, clocks and power."""
-    device, power = item["device"], item["power"]
+    device = item["device"]
     gpu = f"{device['name']}, compute capability {device['compute_capability']}, CUDA {device['cuda_version']}"
     lines = [
         f"{item['model']}: {item['defaults']}",
@@ -278,20 +283,21 @@ def _describe(item: dict[str, Any]) -> list[str]:
         f"  inputs {_shapes(item['shapes'])}, {item['inputs']}; engine {item['engine_sha256'][:12]}",
     ]
     lines += [f"  warning: {text}" for text in item["warnings"]]
+    return [*lines, f"  {_describe_power(item['power'])}"]
+
+
+def _describe_power(power: Mapping[str, Any]) -> str:
     if power["tool"] is None:
-        return [
-            *lines,
-            "  clocks and power: not recorded, neither tegrastats nor nvidia-smi is on PATH",
-        ]
+        return "clocks and power: not recorded, neither tegrastats nor nvidia-smi is on PATH"
     figures = {key: value for key, value in power.items() if key != "tool" and value is not None}
     words = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-    return [*lines, f"  {power['tool']}: {words}"]
+    return f"{power['tool']}: {words}"
 
 
 def _describe_against(models: list[dict[str, Any]], against: dict[str, Any]) -> list[str]:
-    counted = "counted" if against["has_transfers"] else "did not count"
     lines = [
-        f"trtexec: {against['queries']} queries; it {counted} transfers; throughput from its time stamps"
+        against["defaults"],
+        f"  {against['queries']} queries; throughput from its time stamps",
     ]
     median = against["gpu_compute_ms"]["median"]
     for item in models:

@@ -14,11 +14,12 @@ from deploy.board.driver import probe_driver
 from deploy.board.facts import read_facts
 from deploy.board.releases import SUPPORTED
 from deploy.board.runner import Engine
-from deploy.board.timing import TimingSpec, time_engine, trtexec_defaults
+from deploy.board.timing import TimingSpec, time_engine
 from deploy.cuda_backends import open_cuda
 from deploy.onnxrt import ModelInput
 from deploy.power import PowerMeter
 from deploy.random_inputs import make_feeds, require_known_names
+from deploy.trtexec_defaults import describe_defaults
 from edgeq.core.errors import InputError
 from edgeq.core.files import digest_file
 from edgeq.core.optional import require
@@ -100,26 +101,6 @@ def measure_engine(
         "facts": before,
         "facts_after": read_facts(),
     }
-
-
-def describe_defaults(settings: Mapping[str, Any]) -> str:
-    """Return which of trtexec's defaults a measurement has: TensorRT 11 changed three of them."""
-    names = ("has_transfers", "is_spinning", "has_graph")
-    now = tuple(bool(settings[name]) for name in names)
-    words = "; ".join(
-        f"{label} {'on' if value else 'off'}"
-        for label, value in zip(("transfers", "spin wait", "CUDA graph"), now, strict=True)
-    )
-    equal = [
-        f"trtexec {version}"
-        for major, version in ((10, "8 to 10"), (11, "11"))
-        if now == tuple(getattr(trtexec_defaults(major), name) for name in names)
-    ]
-    return (
-        f"this run: {words} ({'the defaults of ' + equal[0] if equal else 'the defaults of no trtexec'}); "
-        "trtexec 8 to 10 counts transfers, sleeps while it waits and uses no graph; "
-        "11 counts none, spins and uses a graph"
-    )
 
 
 def _tuned(

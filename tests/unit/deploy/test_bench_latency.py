@@ -156,6 +156,7 @@ def test_trtexec_stands_beside_the_engine(tool, gpu, plan, capsys):
     gpu()
     code, out, _ = _run(tool, capsys, plan, "--against", TIMES)
     assert code == 0
+    assert "trtexec: transfers on; spin wait not told by the file; CUDA graph not told" in out
     # Median of 2, 3, 4 and 9 ms is 3.5; ours is 2.
     assert "median GPU compute time of engine.plan / trtexec: 0.571" in out
     assert "one counts transfers and the other does not" in out
@@ -266,6 +267,31 @@ def test_a_missing_provider_ends_with_5(tool, teacher, tmp_path, capsys):
     assert code == 5
     assert "TensorrtExecutionProvider" in err
     assert "onnxruntime-gpu" in err
+
+
+def test_a_provider_on_a_gpu_states_what_it_counts_and_the_power(
+    tool, teacher, tmp_path, monkeypatch, capsys
+):
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda content, options, providers: real(
+            content, options, providers=["CPUExecutionProvider"]
+        ),
+    )
+    monkeypatch.setattr("deploy.providers._require_started", lambda session, name: None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    onnx.save(teacher, tmp_path / "a.onnx")
+    words = ("--backend", "onnxrt-cuda", "--trtexec-defaults", "10")
+    code, out, err = _run(tool, capsys, tmp_path / "a.onnx", *words)
+    assert code == 0, err
+    assert "this run: transfers on; spin wait as ONNX Runtime chooses; CUDA graph off" in out
+    assert "11 counts none, spins and uses a graph" in out
+    assert "clocks and power: not recorded" in out
 
 
 def test_an_engine_that_cannot_be_loaded_is_a_failed_run(tool, gpu, script, plan, capsys):

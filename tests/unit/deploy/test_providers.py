@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 
-from deploy.latency import LatencySpec
+from deploy.latency import LatencyReport, LatencySpec
 from deploy.onnxrt import Session
 from deploy.providers import GPU_BACKENDS, bind_call, measure_on_gpu
 from edgeq.core.errors import MissingDependencyError
+from edgeq.core.serial import canonical_json
 
 SPEC = LatencySpec(warm_up_ms=0, duration_s=0, iterations=3)
 
@@ -91,9 +94,29 @@ def test_the_provider_gets_its_options_and_the_report_says_what_was_measured(
     )
     assert played[0][0][1] == options
     uses_graph = "on" if graph and not transfers else "off"
-    assert f"transfers {'on' if transfers else 'off'}, CUDA graph {uses_graph}" in report.backend
+    assert report.defaults.startswith(
+        f"this run: transfers {'on' if transfers else 'off'}; spin wait as ONNX Runtime chooses; "
+        f"CUDA graph {uses_graph}; trtexec 8 to 10 counts transfers"
+    )
     assert [item.iterations for item in report.models] == [3, 3]
     assert report.ratio == report.models[1].median_ms / report.models[0].median_ms
+
+
+def test_clocks_and_power_are_recorded_of_all_models_together(model, played, tmp_path, monkeypatch):
+    script = tmp_path / "tegrastats"
+    script.write_text(
+        "#!/bin/sh\necho 'GR3D_FREQ 99%@[918] VDD_IN 10000mW/9000mW'\nexec /bin/sleep 30\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = measure_on_gpu(
+        [model, model], "onnxrt-cuda", SPEC, has_transfers=True, has_graph=False
+    )
+    power = report.power
+    assert (power["tool"], power["mean_power_w"], power["gpu_mhz_end"]) == ("tegrastats", 10.0, 918)
+    # Both have as many calls, so the energy of a call is that of their mean time: mW s a call.
+    assert power["energy_mj"] == pytest.approx(10 * sum(item.mean_ms for item in report.models) / 2)
+    assert LatencyReport.from_dict(json.loads(canonical_json(report.to_dict()))) == report
 
 
 def test_a_bound_call_computes_what_a_plain_one_does(model):
