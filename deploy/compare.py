@@ -118,8 +118,8 @@ class CompareResult(Spec):
 
 
 def compare_models(
-    a: ModelSource,
-    b: ModelSource,
+    a: ModelSource | str,
+    b: ModelSource | str,
     samples: SampleSet,
     *,
     limit_db: float = DEFAULT_LIMIT_DB,
@@ -128,6 +128,7 @@ def compare_models(
     """Return how far the outputs and tensors of `b` are from those of `a`.
 
     ONNX files run in ONNX Runtime with graph optimisation off, and engines (files that begin with "ftrt") in TensorRT.
+    A model is a path, the bytes of an ONNX file, or an `onnx.ModelProto`.
 
     Raises:
         InputError: if inputs or outputs cannot be paired, outputs have two shapes, or the limit is no finite number.
@@ -149,6 +150,7 @@ def compare_models(
             mend="make one with `edgeq synth`",
         )
     progress = progress or NoProgress()
+    a, b = (Path(model) if isinstance(model, str) else model for model in (a, b))
     sides = (_open(a), _open(b))
     names = (_pair_inputs(sides[0], samples), _pair_inputs(sides[1], samples))
     outputs = _compare_outputs(sides, Feed(samples=samples, names=names), progress)

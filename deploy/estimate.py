@@ -16,6 +16,7 @@ from deploy.onnxrt import ModelInput
 from deploy.random_inputs import choose_shape, require_known_names
 from deploy.work import Work, count_work, fix_sizes
 from edgeq.core.errors import TargetError
+from edgeq.core.files import FilePath
 from edgeq.core.serial import Spec
 from edgeq.core.specs import TargetCard
 from edgeq.graph.infer_ranks import infer_shapes
@@ -114,7 +115,7 @@ class Estimate(Spec):
 
 
 def estimate_latency(
-    path: Path,
+    path: FilePath,
     card: TargetCard,
     *,
     batch: int | None = None,
@@ -128,6 +129,7 @@ def estimate_latency(
         ModelError: if it is no valid ONNX.
         TargetError: if the card has no figures, or the model has INT8 kernels and the target has none.
     """
+    path = Path(path)
     _require_figures(card)
     terms = terms or Terms()
     model = load_any_model(path)

@@ -23,6 +23,7 @@ from deploy.engine.record import EngineResult, write_engine
 from deploy.engine.request import EngineSpec, fit_shapes
 from deploy.trtexec import tensorrt_version
 from edgeq.core.errors import InputError, TargetError
+from edgeq.core.files import FilePath
 from edgeq.core.optional import require
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.specs import TargetCard
@@ -31,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 def build_engine(
-    model: Path,
+    model: FilePath,
     card: TargetCard,
     *,
-    out: Path,
+    out: FilePath,
     spec: EngineSpec | None = None,
-    timing_cache: Path | None = None,
-    calibration_cache: Path | None = None,
+    timing_cache: FilePath | None = None,
+    calibration_cache: FilePath | None = None,
     progress: Progress | None = None,
     probe: Callable[[], Device] = probe_driver,
 ) -> EngineResult:
@@ -62,6 +63,9 @@ def build_engine(
         BuildError: if TensorRT builds nothing.
     """
     spec, progress = spec or EngineSpec(), progress or NoProgress()
+    model, out = Path(model), Path(out)
+    timing_cache = None if timing_cache is None else Path(timing_cache)
+    calibration_cache = None if calibration_cache is None else Path(calibration_cache)
     tensorrt_version(card)
     require_capability(card, Capability.INT8)
     _require_dla(card, spec, calibration_cache)

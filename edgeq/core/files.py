@@ -7,9 +7,12 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable, Iterator, Union
 
 from edgeq.core.errors import InputError
+
+# What the functions of `import edgeq` take for a path.
+FilePath = Union[str, Path]
 
 # Errors of a file system or a quota that is full.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.core.errors import CalibError, EdgeqBug
-from edgeq.core.files import digest_file, read_json, write_json, write_with
+from edgeq.core.files import FilePath, digest_file, read_json, write_json, write_with
 
 SCHEMA = 1
 HISTORY = "history.json"
@@ -84,8 +84,9 @@ class SampleSet:
             [np.arange(start, start + n) for start, n in zip(starts, taken, strict=True)]
         )
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: FilePath) -> list[str]:
         """Write the set to `folder`; `samples.json` is written last and makes it valid. Return the files' names."""
+        folder = Path(folder)
         arrays = {"samples.npy": self.samples}
         arrays |= {f"input_{index}.npy": x for index, x in enumerate(self.others.values(), 1)}
         if self.labels is not None:
@@ -110,13 +111,14 @@ class SampleSet:
         return [*names, "samples.json"]
 
     @classmethod
-    def load(cls, folder: Path) -> SampleSet:
+    def load(cls, folder: FilePath) -> SampleSet:
         """Return the set in `folder`; its arrays are read from the files where they are looked at.
 
         Raises:
             InputError: if `samples.json` is missing or no JSON.
             CalibError: if it is incomplete, or an array is missing, changed or of the wrong shape.
         """
+        folder = Path(folder)
         record = read_json(folder / "samples.json")
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise _unusable(folder, "samples.json has another schema")

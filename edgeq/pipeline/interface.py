@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeq.core.errors import InputError, read_choice
+from edgeq.core.files import FilePath
 from edgeq.core.progress import Progress
 from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.specs import BitSpec, Effort, GraphFlavour
 from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.run import BuildResult, run_build
-
-FilePath = str | Path
 
 # Those that may be asked for: a graph without Q/DQ is none of a build's.
 FLAVOURS = (GraphFlavour.FP32_TYPED.value, GraphFlavour.FP16_TYPED.value)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.core.errors import BuildError, InputError, ModelError
-from edgeq.core.files import write_bytes
+from edgeq.core.files import FilePath, write_bytes
 from edgeq.teacher.checkpoint import load_state_dict
 from edgeq.teacher.execution import RuntimeSession, to_array
 from edgeq.teacher.factory import current_folder_first, load_weights, make_module
@@ -51,10 +51,10 @@ class ExportResult:
 
 def export_module(
     reference: str,
-    weights: Path,
+    weights: FilePath,
     *,
     shapes: Mapping[str, tuple[int, ...]],
-    out: Path,
+    out: FilePath,
     opset: int = 17,
 ) -> ExportResult:
     """Write the network that `reference` makes, with `weights` in it, as ONNX with BatchNorm kept.
@@ -70,6 +70,7 @@ def export_module(
         InputError: if package, factory, weights and shapes do not fit each other.
         BuildError: if the exporter fails, or what it makes is not the module or lost its BatchNorm.
     """
+    weights, out = Path(weights), Path(out)
     with current_folder_first():
         module = make_module(reference)
         load_weights(module, load_state_dict(weights), weights)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgeq
@@ -14,6 +15,7 @@ from edgeq.cli.build import build as verb
 from edgeq.core.errors import InputError
 from edgeq.core.specs import BitSpec, Effort
 
+DIGITS = str(Path(__file__).parents[2] / "examples" / "digits" / "digits_bn.onnx")
 STUB = Path(edgeq.__file__).with_name("__init__.pyi")
 # What a program has no use for, and what only a program has.
 OF_THE_SHELL = {"context", "dry_run", "as_json"}
@@ -101,6 +103,16 @@ def test_values_of_python_become_options() -> None:
 def test_a_value_that_cannot_be_meant_is_refused(words: dict, told: str) -> None:
     with pytest.raises(InputError, match=told):
         edgeq.make_options("a.onnx", target="cpu", **words)
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    x = np.zeros((2, 1, 16, 16), np.float32)
+    made = edgeq.SampleSet(input_name="input", samples=x, labels=None, provenance={})
+    made.save(str(tmp_path / "set"))
+    samples = edgeq.SampleSet.load(str(tmp_path / "set"))
+    assert edgeq.compare_models(DIGITS, DIGITS, samples).worst_db == 200
+    found = edgeq.estimate_latency(DIGITS, edgeq.load_card("jetson-orin"))
+    assert found.model == "digits_bn.onnx"
 
 
 def test_every_effort_has_its_word() -> None:

@@ -100,7 +100,7 @@ def save_weights(factory: str) -> Path:
 
 
 def export(reference: str, weights: Path, out: str = "net.onnx", **shapes) -> ExportResult:
-    return export_module(f"userscode:{reference}", weights, shapes=shapes, out=Path(out))
+    return export_module(f"userscode:{reference}", str(weights), shapes=shapes, out=out)
 
 
 def test_batchnorm_is_kept_and_the_file_computes_what_the_module_does(folder) -> None:

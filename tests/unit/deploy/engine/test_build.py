@@ -67,7 +67,7 @@ def build(tmp_path, model, install, make_card):
         install(release)
         card = make_card(release, is_weak=is_weak)
         out = tmp_path / "engine.plan"
-        return build_engine(path, card, out=out, spec=spec, probe=lambda: ORIN, **more)
+        return build_engine(str(path), card, out=str(out), spec=spec, probe=lambda: ORIN, **more)
 
     return run
 
