@@ -25,12 +25,15 @@ def load_polygraphy_inputs(path: Path) -> SampleSet:
     from polygraphy.json import load_json
     from polygraphy.logger import G_LOGGER
 
-    if not path.is_file():
-        raise InputError(
-            "no such file", why="it was given as --load-inputs", mend="check the path", path=path
-        )
     import_torch()
     try:
+        if not path.is_file():
+            raise InputError(
+                "the inputs are a folder" if path.is_dir() else "there is no such file of inputs",
+                why="--load-inputs takes one file",
+                mend="pass the file, or a folder of samples as --samples",
+                path=path,
+            )
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             data = load_json(str(path))
         iterations = [{str(name): np.asarray(x) for name, x in feed.items()} for feed in data]
@@ -38,6 +41,7 @@ def load_polygraphy_inputs(path: Path) -> SampleSet:
         joined = {name: np.concatenate([feed[name] for feed in iterations]) for name in names}
     except (
         PolygraphyException,
+        OSError,
         ValueError,
         TypeError,
         KeyError,

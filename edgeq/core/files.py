@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"cannot read {path.name}: {error}",
+            f"cannot read {path.name or path}: {error}",
             why="a JSON file was expected there",
             mend="check the path, or make the file anew",
             path=path,

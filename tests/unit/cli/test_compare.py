@@ -81,6 +81,21 @@ def test_another_file_as_inputs_ends_with_3(edgeq: Any, tmp_path: Path, text: st
     assert "--save-inputs" in done.err
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (".", "the inputs are a folder"),
+        ("none.json", "there is no such file of inputs"),
+        ("n" * 5000, "the inputs cannot be read: OSError"),
+    ],
+    ids=["folder", "missing", "long"],
+)
+def test_inputs_that_are_no_file_are_called_what_they_are(edgeq: Any, name: str, told: str) -> None:
+    done = edgeq("compare", *BOTH, "--load-inputs", name)
+    assert done.code == 3
+    assert told in done.err
+
+
 def test_two_sources_of_inputs_are_wrong_usage(edgeq: Any, samples: str) -> None:
     done = edgeq("compare", *BOTH, "--samples", samples, "--load-inputs", "inputs.json")
     assert done.code == 2

@@ -132,6 +132,11 @@ def test_json_that_cannot_be_read_is_told_with_its_path(tmp_path, content):
     assert caught.value.path == str(path)
 
 
+def test_the_folder_here_has_a_name_in_the_message() -> None:
+    with pytest.raises(InputError, match=r"cannot read \.: "):
+        read_json(Path())
+
+
 def test_a_writer_is_given_the_file(tmp_path):
     write_with(tmp_path / "file.bin", lambda file: file.write(b"abc"))
     assert (tmp_path / "file.bin").read_bytes() == b"abc"
