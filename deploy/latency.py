@@ -20,6 +20,7 @@ from deploy.board.timing import percentile
 from deploy.onnxrt import Session
 from deploy.random_inputs import make_feeds, require_known_names
 from edgeq.core.errors import InputError
+from edgeq.core.files import digest_file
 from edgeq.core.serial import Spec
 
 _MAX_THREADS = 1024  # more than a processor has, and few enough for ONNX Runtime to start
@@ -76,6 +77,7 @@ class LatencyResult(Spec):
 
     Attributes:
         model: name of the file.
+        sha256: of the file, 64 hex digits.
         iterations: calls that were measured.
         throughput_qps: calls a second of this model's own time; times the batch gives samples a second.
         cov_pct: standard deviation over mean, in per cent; trtexec calls more than 2.5 unstable.
@@ -83,6 +85,7 @@ class LatencyResult(Spec):
     """
 
     model: str
+    sha256: str
     iterations: int
     min_ms: float
     max_ms: float
@@ -142,7 +145,7 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
         warm_up(call, spec.warm_up_ms)
     times_ms = time_interleaved(calls, spec)
     results = tuple(
-        summarise(path.name, times, shapes={name: x.shape for name, x in feed.items()})
+        summarise(path, times, shapes={name: x.shape for name, x in feed.items()})
         for path, times, feed in zip(models, times_ms, feeds, strict=True)
     )
     return LatencyReport(
@@ -155,13 +158,14 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
 
 
 def summarise(
-    model: str, times_ms: Sequence[float], *, shapes: Mapping[str, tuple[int, ...]]
+    model: Path, times_ms: Sequence[float], *, shapes: Mapping[str, tuple[int, ...]]
 ) -> LatencyResult:
-    """Return the figures of one model's calls, of which there is at least one."""
+    """Return the figures of the calls of the file `model`, of which there is at least one."""
     ascending = sorted(times_ms)
     mean = float(np.mean(ascending))
     return LatencyResult(
-        model=model,
+        model=model.name,
+        sha256=digest_file(model),
         iterations=len(ascending),
         min_ms=ascending[0],
         max_ms=ascending[-1],

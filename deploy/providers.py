@@ -83,7 +83,7 @@ def measure_on_gpu(
     with PowerMeter() as meter:
         times_ms = time_interleaved(calls, spec)
     results = tuple(
-        summarise(path.name, times, shapes={key: x.shape for key, x in feed.items()})
+        summarise(path, times, shapes={key: x.shape for key, x in feed.items()})
         for path, times, feed in zip(models, times_ms, feeds, strict=True)
     )
     settings = {"has_transfers": has_transfers, "is_spinning": None, "has_graph": uses_graph}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.core.errors import InputError
-from edgeq.core.files import read_json
+from edgeq.core.files import FilePath, digest_file, read_json
 from edgeq.report.words import Latency, match_pcts, top1_pcts
 
 LATENCY = "latency.json"
@@ -71,12 +71,13 @@ class BuildRow:
         return asdict(self)
 
 
-def read_build(folder: Path) -> BuildRow:
+def read_build(folder: FilePath) -> BuildRow:
     """Return what the build in `folder` came to.
 
     Raises:
         InputError: if there is no finished build, or its results are damaged.
     """
+    folder = Path(folder)
     results = read_json(folder / "results.json")
     if isinstance(results, dict) and results.get("bits") == _WEIGHT_ONLY:
         raise InputError(
@@ -124,7 +125,7 @@ def read_latency(folder: Path, model: str) -> Measured:
         return None
 
     again = f"python tools/bench_latency.py MODEL {_QDQ} --json > {LATENCY}"
-    both = read(LATENCY, lambda data: _understand_both(data, model), again)
+    both = read(LATENCY, lambda data: _understand_both(data, model, folder / _QDQ), again)
     device = read(DEVICE_REPORT, _understand_device, "run `edgeq deploy` again")
     for sentence in left_out:
         _LOG.warning("%s: %s", folder, sentence)
@@ -132,8 +133,8 @@ def read_latency(folder: Path, model: str) -> Measured:
     return Measured(latency=both if is_own or device is None else device, left_out=tuple(left_out))
 
 
-def _understand_both(data: Any, model: str) -> Latency:
-    """Return what `tools/bench_latency.py --json` wrote of the float and the quantized model.
+def _understand_both(data: Any, model: str, quantized: Path) -> Latency:
+    """Return what `tools/bench_latency.py --json` wrote of the float model, by its name, and of the file `quantized`.
 
     Raises:
         ValueError: with the reason, if it timed something else.
@@ -145,9 +146,11 @@ def _understand_both(data: Any, model: str) -> Latency:
         # Engines have names of their own, so the order is the user's to keep.
         if not all("engine_sha256" in item for item in models):
             raise ValueError("it gives a latency of TensorRT to files that are no engines")
-    elif [item["model"] for item in models] != [model, _QDQ]:
+    elif [item["model"] for item in models] != [model, quantized.name]:
         timed = " and then ".join(f"'{item['model']}'" for item in models)
-        raise ValueError(f"it timed {timed}, not '{model}' and then '{_QDQ}'")
+        raise ValueError(f"it timed {timed}, not '{model}' and then '{quantized.name}'")
+    elif not quantized.is_file() or models[1].get("sha256") != digest_file(quantized):
+        raise ValueError(f"it timed another '{quantized.name}' than the one beside it")
     before, after = (_positive(item["median_ms"]) for item in models)
     return Latency(
         backend=backend, before_ms=before, after_ms=after, ratio=_positive(after / before)

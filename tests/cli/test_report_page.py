@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
@@ -193,7 +194,8 @@ def test_every_command_to_go_on_with_runs(finished, digits, tmp_path, monkeypatc
 
 def test_a_measurement_given_later_is_shown_and_nothing_else_is_done(finished, edgeq):
     times = {"digits_bn.onnx": 2.0, "model.qdq.onnx": 1.0}
-    models = [{"model": name, "median_ms": time} for name, time in times.items()]
+    sha256 = hashlib.sha256((finished.folder / "model.qdq.onnx").read_bytes()).hexdigest()
+    models = [{"model": name, "sha256": sha256, "median_ms": ms} for name, ms in times.items()]
     latency = {"backend": "ONNX Runtime, CPU", "models": models}
     (finished.folder / "latency.json").write_text(json.dumps(latency), "utf-8")
     done = edgeq(*finished.words, "--out", finished.folder)

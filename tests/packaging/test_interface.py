@@ -113,6 +113,8 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     assert edgeq.compare_models(DIGITS, DIGITS, samples).worst_db == 200
     found = edgeq.estimate_latency(DIGITS, edgeq.load_card("jetson-orin"))
     assert found.model == "digits_bn.onnx"
+    with pytest.raises(InputError, match=r"cannot read results\.json"):
+        edgeq.read_build(str(tmp_path))
 
 
 def test_every_effort_has_its_word() -> None:

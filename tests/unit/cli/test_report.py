@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def test_a_folder_without_a_build_ends_with_3(edgeq: Any, builds: Any, tmp_path:
 
 def measure(folder: str, *names: str) -> None:
     """Write a measurement of two files by ONNX Runtime into a build's folder."""
-    models = [{"model": name, "median_ms": 1.5} for name in names]
+    (Path(folder) / "model.qdq.onnx").write_bytes(b"")
+    sha256 = hashlib.sha256(b"").hexdigest()
+    models = [{"model": name, "sha256": sha256, "median_ms": 1.5} for name in names]
     latency = {"backend": "ONNX Runtime, CPU: not a TensorRT latency", "models": models}
     write_json(Path(folder) / "latency.json", latency)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -86,8 +87,15 @@ def test_percentiles_are_those_of_trtexec(count, pct, index):
     assert percentile(range(count), pct) == index
 
 
-def test_the_median_averages_the_two_middle_values():
-    result = summarise("m", [4.0, 1.0, 2.0, 10.0], shapes={})
+def test_a_result_names_its_file_and_the_digest_of_it(tmp_path):
+    (tmp_path / "m").write_bytes(b"abc")
+    result = summarise(tmp_path / "m", [1.0], shapes={})
+    assert (result.model, result.sha256) == ("m", hashlib.sha256(b"abc").hexdigest())
+
+
+def test_the_median_averages_the_two_middle_values(tmp_path):
+    (tmp_path / "m").touch()
+    result = summarise(tmp_path / "m", [4.0, 1.0, 2.0, 10.0], shapes={})
     assert (result.median_ms, result.min_ms, result.max_ms, result.mean_ms) == (
         3.0,
         1.0,

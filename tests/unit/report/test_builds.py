@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from edgeq.core.files import write_json
 from edgeq.report.builds import read_build, read_latency
 from edgeq.report.words import Latency
 
+FILE = b"what a build writes"
 FLOAT, QUANTIZED = (
     {"model": "net.onnx", "median_ms": 2.0},
-    {"model": "model.qdq.onnx", "median_ms": 1.0},
+    {"model": "model.qdq.onnx", "median_ms": 1.0, "sha256": hashlib.sha256(FILE).hexdigest()},
 )
 MEASURED = {"backend": "ONNX Runtime, CPU", "models": [FLOAT, QUANTIZED]}
 ENGINES = {
@@ -30,6 +32,11 @@ def measured(folder: Path) -> Latency | None:
     found = read_latency(folder, "net.onnx")
     assert found.left_out == ()
     return found.latency
+
+
+@pytest.fixture(autouse=True)
+def _quantized(tmp_path) -> None:
+    (tmp_path / "model.qdq.onnx").write_bytes(FILE)
 
 
 def test_a_build_is_read_from_its_folder(tmp_path, results):
@@ -70,6 +77,10 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "other-network": (
         {**MEASURED, "models": [{**FLOAT, "model": "resnet50.onnx"}, QUANTIZED]},
         "it timed 'resnet50.onnx' and then 'model.qdq.onnx', not 'net.onnx'",
+    ),
+    "earlier-build": (
+        {**MEASURED, "models": [FLOAT, {**QUANTIZED, "sha256": "5" * 64}]},
+        "it timed another 'model.qdq.onnx' than the one beside it",
     ),
     "no-engines": (
         {**MEASURED, "backend": "TensorRT 10.3.0"},
