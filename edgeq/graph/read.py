@@ -23,6 +23,7 @@ from edgeq.graph.findings import require_none
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
 from edgeq.graph.inline_sequences import inline_sequences
+from edgeq.graph.sort_nodes import sort_nodes
 from edgeq.graph.storage import BYTES_MAX, check_sizes, load_external, plan_external
 from edgeq.graph.store_axes import store_axes
 from edgeq.graph.structure import check_structure
@@ -65,7 +66,8 @@ class LoadedModel:
     Attributes:
         model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
             every If of known condition by the branch that is taken, sequences of tensors by the tensors, axes that
-            shapes decide by constants, and half precision inside by float32; nothing else is added or changed.
+            shapes decide by constants, and half precision inside by float32, in running order; nothing else is added
+            or changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
@@ -93,12 +95,14 @@ def load_model(path: Path) -> LoadedModel:
     """
     data = _read_file(path)
     model = _decode(data, path)
+    late = sort_nodes(model.graph)
     check_structure(model, path)
     check_sizes(model, path)
     refs = plan_external(model, path)
     load_external(refs, model, path)
     inlined = inline_functions(model, path)
     if inlined is not model:
+        late += sort_nodes(inlined.graph)
         check_structure(inlined, path)
     model, inferred = _settle(inlined, path)
     check_extents(inferred, path)
@@ -113,7 +117,7 @@ def load_model(path: Path) -> LoadedModel:
         digest=_digest(data, files),
         path=path,
         size_bytes=len(data) + sum(file.stat().st_size for file in files),
-        findings=wide.findings,
+        findings=(*wide.findings, *_tell_sorted(late)),
         half_types=wide.touched,
     )
 
@@ -129,9 +133,11 @@ def load_any_model(path: Path) -> onnx.ModelProto:
         ModelError: if it is no ONNX file, is damaged, or is not valid ONNX.
     """
     model = read_model(path)
+    sort_nodes(model.graph)
     check_structure(model, path, any_operator=True)
     inlined = inline_functions(model, path)
     if inlined is not model:
+        sort_nodes(inlined.graph)
         check_structure(inlined, path, any_operator=True)
     _check_valid(inlined, path)
     return inlined
@@ -168,6 +174,14 @@ def has_qdq(path: Path) -> bool:
     model = _decode(_read_file(path), path)
     bodies = [model.graph.node, *(function.node for function in model.functions)]
     return any(node.op_type == "DequantizeLinear" for body in bodies for node in body)
+
+
+def _tell_sorted(late: int) -> tuple[str, ...]:
+    if not late:
+        return ()
+    return (
+        f"the file has {late} nodes behind one that reads them; the result has its nodes in running order",
+    )
 
 
 def _read_file(path: Path) -> bytes:
