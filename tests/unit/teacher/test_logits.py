@@ -47,6 +47,13 @@ def test_other_outputs_that_read_the_softmax_stay(x: torch.Tensor) -> None:
     assert torch.equal(doubled, teacher.module(x)[1])
 
 
+def test_a_name_that_other_nodes_read_stays_with_the_probabilities(x: torch.Tensor) -> None:
+    teacher = teacher_of(f"{PLAIN} doubled = Add (y, y)", "float[B,5] y, float[B,5] doubled")
+    (scores, _), (named,) = with_outputs(give_logits(teacher), ["y"])(x)
+    assert torch.equal(named, teacher.module(x)[0])
+    assert not torch.equal(scores, named)
+
+
 def test_the_teacher_that_is_passed_in_stays(x: torch.Tensor) -> None:
     teacher = teacher_of(PLAIN)
     before = teacher.module(x)[0]
