@@ -18,11 +18,20 @@ from edgeq.teacher.teacher import Teacher
 def channel_axis(part: fx.GraphModule) -> int:
     """Return the axis of the channels of a unit's output, if it has three axes: 1 ([N, C, T]) or 2 ([N, T, C]).
 
-    The last layer with weights in `part` says which: a convolution makes the one, a matrix product the other.
+    The nearest layer behind it, along first operands, says which: a convolution makes the one, a matrix product the
+    other, and a Transpose of these two axes between them makes the one the other.
     """
-    made = [node.meta.get("onnx_op") for node in part.graph.nodes]
-    layers = [kind for kind in made if kind in {"Conv", "ConvTranspose", "Gemm", "MatMul"}]
-    return 1 if layers and layers[-1].startswith("Conv") else 2
+    node, turned = part.graph.output_node(), 0
+    while read := [item for item in node.all_input_nodes if item.op != "get_attr"]:
+        node = read[0]
+        kind = node.meta.get("onnx_op")
+        if kind in {"Conv", "ConvTranspose"}:
+            return 1 + turned
+        if kind in {"Gemm", "MatMul"}:
+            break
+        if kind == "Transpose" and tuple(node.kwargs.get("perm") or ()) == (0, 2, 1):  # type: ignore[arg-type]
+            turned = 1 - turned
+    return 2 - turned
 
 
 def channel_error(made: Tensor, wanted: Tensor, power: float = 2.0, *, axis: int = 1) -> Tensor:

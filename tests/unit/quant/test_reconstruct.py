@@ -216,6 +216,9 @@ def test_the_error_is_summed_over_channels():
         ("a = Conv (x, w) y = Relu (a)", 1),
         ("a = MatMul (x, m) y = Relu (a)", 2),
         ("a = Conv (x, w) t = Transpose<perm=[0,2,1]> (a) y = MatMul (t, m)", 2),
+        ("a = Conv (x, w) r = Relu (a) y = Transpose<perm=[0,2,1]> (r)", 2),
+        ("a = MatMul (x, m) y = Transpose<perm=[0,2,1]> (a)", 1),
+        ("a = Conv (x, w) g = MatMul (a, m) s = Sigmoid (g) y = Mul (a, s)", 1),
     ],
 )
 def test_channels_of_three_axes_lie_where_the_last_layer_puts_them(parse_graph, layers, axis):
@@ -238,6 +241,23 @@ def test_the_error_of_channels_has_the_gradient_of_its_equation(power):
         torch.autograd.backward(error(x))
         gradients.append(x.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_a_unit_of_a_one_dimensional_convolution_is_fitted_along_its_channels(
+    make_case, make_problem, monkeypatch
+):
+    text = """g (float[N,3,8,8] x) => (float[N,4,62] y) <int64[3] rows = {0,3,64}, float[4,3,3] w>
+    { s = Reshape(x, rows) y = Conv(s, w) }"""
+    found = make_case("w4a4", text=text, inputs=())
+    axes = []
+
+    def noted(made, wanted, power, *, axis):
+        axes.append(axis)
+        return channel_error(made, wanted, power, axis=axis)
+
+    monkeypatch.setattr("edgeq.quant.reconstruct.channel_error", noted)
+    fit(found, make_problem(found, blocks=(), last_map=None), SPEC)
+    assert set(axes) == {1}
 
 
 def test_files_do_not_stay(case, problem, tmp_path, monkeypatch):
