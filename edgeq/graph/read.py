@@ -102,7 +102,6 @@ def load_model(path: Path) -> LoadedModel:
     load_external(refs, model, path)
     inlined = inline_functions(model, path)
     if inlined is not model:
-        late += sort_nodes(inlined.graph)
         check_structure(inlined, path)
     model, inferred = _settle(inlined, path)
     check_extents(inferred, path)
@@ -137,7 +136,6 @@ def load_any_model(path: Path) -> onnx.ModelProto:
     check_structure(model, path, any_operator=True)
     inlined = inline_functions(model, path)
     if inlined is not model:
-        sort_nodes(inlined.graph)
         check_structure(inlined, path, any_operator=True)
     _check_valid(inlined, path)
     return inlined
@@ -180,7 +178,7 @@ def _tell_sorted(late: int) -> tuple[str, ...]:
     if not late:
         return ()
     return (
-        f"the file has {late} nodes behind one that reads them; the result has its nodes in running order",
+        f"the file's nodes were in no running order: {late} stood behind one that reads what they make",
     )
 
 

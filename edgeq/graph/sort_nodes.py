@@ -35,9 +35,15 @@ def _sort(graph: onnx.GraphProto) -> int:
 
 
 def _names_read(node: onnx.NodeProto) -> set[str]:
-    nested = [deep for inner in subgraphs(node) for deep in walk_graphs(inner)]
-    inside = {name for deep in nested for item in deep.node for name in item.input}
-    return {*node.input, *inside, *(item.name for deep in nested for item in deep.output)}
+    """Return what a node reads, its inner graphs included, but what these make themselves."""
+    read = set(node.input)
+    for inner in subgraphs(node):
+        inside = {name for item in inner.node for name in _names_read(item)}
+        inside |= {item.name for item in inner.output}
+        made = {name for item in inner.node for name in item.output}
+        given = {item.name for item in (*inner.input, *inner.initializer)}
+        read |= inside - made - given
+    return read
 
 
 def _order(needs: list[list[int]]) -> list[int] | None:

@@ -49,6 +49,14 @@ def test_a_graph_in_order_is_left_as_it_is(parse_graph):
     assert graph.SerializeToString() == before
 
 
+def test_a_name_that_a_branch_makes_for_itself_is_none_of_the_graph():
+    text = """g (float[N] x, bool go) => (float[N] y)
+    { y = If (go) <then_branch = t () => (float[N] p) { q = Abs (x) p = Neg (q) },
+                   else_branch = e () => (float[N] r) { r = Identity (x) }>
+      q = Exp (y) }"""
+    assert sort_nodes(onnx.parser.parse_graph(text)) == 0
+
+
 @pytest.mark.parametrize("loop", ["a", "b"])
 def test_a_cycle_is_left_as_it_is(parse_graph, loop):
     graph = parse_graph(CHAIN).graph
