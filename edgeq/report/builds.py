@@ -18,6 +18,8 @@ _WEIGHT_ONLY = "w4a16"
 # What `edgeq deploy` brings back from the board.
 DEVICE_REPORT = "device_report.json"
 _QDQ = "model.qdq.onnx"
+# Names every file of the bundle with its digest; the board tells the digest of it.
+_SEAL = "bundle/SHA256SUMS"
 _UNITS = ("_pct", "_db", "_kb", "_ms")
 
 _LOG = logging.getLogger(__name__)
@@ -126,7 +128,10 @@ def read_latency(folder: Path, model: str) -> Measured:
 
     again = f"python tools/bench_latency.py MODEL {_QDQ} --json > {LATENCY}"
     both = read(LATENCY, lambda data: _understand_both(data, model, folder / _QDQ), again)
-    device = read(DEVICE_REPORT, _understand_device, "run `edgeq deploy` again")
+    seal = folder / _SEAL
+    device = read(
+        *(DEVICE_REPORT, lambda data: _understand_device(data, seal), "run `edgeq deploy` again")
+    )
     for sentence in left_out:
         _LOG.warning("%s: %s", folder, sentence)
     is_own = both is not None and both.backend.startswith("TensorRT")
@@ -157,14 +162,16 @@ def _understand_both(data: Any, model: str, quantized: Path) -> Latency:
     )
 
 
-def _understand_device(report: Any) -> Latency | None:
+def _understand_device(report: Any, seal: Path) -> Latency | None:
     """Return what the board measured, or None where nothing was, or of a run that did not pass.
 
     Raises:
-        ValueError: with the reason, if the time is none.
+        ValueError: with the reason, if the time is none, or of another bundle than the one that `seal` lies in.
     """
     if not report.get("passed") or "timing" not in report:
         return None
+    if not seal.is_file() or report.get("bundle_sha256") != digest_file(seal):
+        raise ValueError("it is of another bundle than the one beside it")
     return Latency(
         backend=f"TensorRT {report['tensorrt_version']} on {report['device']['name']}",
         before_ms=None,

@@ -37,6 +37,8 @@ def measured(folder: Path) -> Latency | None:
 @pytest.fixture(autouse=True)
 def _quantized(tmp_path) -> None:
     (tmp_path / "model.qdq.onnx").write_bytes(FILE)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "SHA256SUMS").write_bytes(SEAL)
 
 
 def test_a_build_is_read_from_its_folder(tmp_path, results):
@@ -121,8 +123,10 @@ def test_a_figure_that_is_left_out_hides_no_other(tmp_path):
     assert (found.latency.after_ms, len(found.left_out)) == (1.0, 1)
 
 
+SEAL = b"the digests of a bundle"
 REPORT = {
     "passed": True,
+    "bundle_sha256": hashlib.sha256(SEAL).hexdigest(),
     "tensorrt_version": "10.3.0",
     "device": {"name": "Orin"},
     "timing": {"latency_ms": {"median": 0.5}},
@@ -133,6 +137,13 @@ def test_what_the_board_measured_is_read_and_has_no_float_figure(tmp_path):
     write_json(tmp_path / "device_report.json", REPORT)
     want = Latency(backend="TensorRT 10.3.0 on Orin", before_ms=None, after_ms=0.5, ratio=None)
     assert measured(tmp_path) == want
+
+
+def test_what_the_board_measured_of_another_bundle_is_left_out(tmp_path):
+    write_json(tmp_path / "device_report.json", {**REPORT, "bundle_sha256": "5" * 64})
+    found = read_latency(tmp_path, "net.onnx")
+    assert found.latency is None
+    assert "of another bundle than the one beside it" in found.left_out[0]
 
 
 def test_the_devices_figure_is_hidden_by_none_of_another_runtime(tmp_path):
