@@ -36,8 +36,9 @@ _DEFAULTS = {
     "--device": "auto",
 }
 
-# Stands for the folder of the report where that is not the model's or in it: no page names a path of a machine.
+# Stand for the folders of report and model where the one is not in the other: no page names a path of a machine.
 _THIS_FOLDER = "THIS_FOLDER"
+_MODEL_FOLDER = "MODEL_FOLDER"
 
 
 def write_report(job: Job, folder: Path, progress: Progress) -> Sequence[str]:
@@ -106,7 +107,7 @@ def _reproduce(options: BuildOptions) -> Command:
 
 def _place(options: BuildOptions) -> Path | None:
     """Return the build's folder as seen from the model's, or None where it lies elsewhere."""
-    beside, out = options.model.resolve().parent, options.out.resolve()
+    beside, out = options.model.parent.resolve(), options.out.resolve()
     return out.relative_to(beside) if out.is_relative_to(beside) else None
 
 
@@ -173,7 +174,7 @@ def _common(options: BuildOptions) -> dict[str, str]:
 def _onward(job: Job) -> Iterator[Command]:
     options = job.options
     place = _place(options)
-    up = "../" * (1 if place is None else len(place.parts))
+    up = f"{_MODEL_FOLDER}/" if place is None else "../" * len(place.parts)
     model = shlex.quote(f"{up}{options.model.name}")
     common = _common(options)
     named = [f"{name} {common[name]}" for name in ("--bits", "--first-last")]

@@ -81,6 +81,21 @@ def test_a_folder_beside_the_model_is_found_again_from_there_and_back(asked, fol
     assert compared.startswith(f"edgeq compare '{back}net 1.onnx' model.qdq.onnx")
 
 
+def test_a_model_whose_folder_does_not_hold_the_report_is_looked_for_in_its_own(asked):
+    (compared,) = [item.text for item in onward(asked) if "edgeq compare" in item.text]
+    assert compared.startswith("edgeq compare 'MODEL_FOLDER/net 1.onnx' model.qdq.onnx")
+
+
+def test_a_link_to_a_model_lies_where_the_link_lies(asked, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "v3.onnx").touch()
+    link = tmp_path / "current.onnx"
+    link.symlink_to(tmp_path / "store" / "v3.onnx")
+    linked = dataclasses.replace(asked, model=link, out=tmp_path / "out")
+    words = command_words(linked)
+    assert (words[2], words[words.index("--out") + 1]) == ("current.onnx", "out")
+
+
 def test_settings_tell_which_ones_equal_their_defaults(asked):
     usual = dataclasses.replace(asked, seed=0, device="auto", out=Path("net 1.jetson-orin"))
     recipe = load_recipe(usual.recipe, effort=usual.effort, settings=usual.settings)
