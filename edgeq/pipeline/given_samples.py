@@ -125,7 +125,8 @@ def _require_classes(labels: NDArray[np.int64], classes: int, path: Path) -> Non
         raise InputError(
             f"--samples {path.name} has labels from {low} to {high}",
             why=f"the model has {classes} classes, 0 to {classes - 1}: the set was made for another one",
-            mend=f"give {path.name}/samples.npy alone: the model then labels the samples itself",
+            mend=f"make the set anew with `edgeq synth`, or, for one input, give {path.name}/samples.npy alone: the "
+            "model then labels the samples itself",
             path=path,
         )
 
