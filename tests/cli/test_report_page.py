@@ -172,13 +172,14 @@ def test_every_command_to_go_on_with_runs(finished, digits, tmp_path, monkeypatc
     ]
     on_board = [command for command in commands if command == "edgeq deploy USER@BOARD bundle"]
     assert (len(commands), len(on_board)) == (5, 1)  # an engine is built on the board alone
-    shutil.copy(digits / "digits_bn.onnx", tmp_path)
     shutil.copytree(finished.folder, tmp_path / "OTHER")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
         if command in on_board:
             continue
-        line = command.replace("EDGEQ/", f"{shlex.quote(str(ROOT))}/")
+        line = command
+        for name, folder in {"EDGEQ": ROOT, "MODEL_FOLDER": digits}.items():
+            line = line.replace(f"{name}/", f"{shlex.quote(str(folder))}/")
         done = subprocess.run(
             line,
             shell=True,
