@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import numpy_helper
 
 from edgeq.core.collector import collector_paused
 from edgeq.core.errors import ModelError
 from edgeq.core.specs import BNEntry, BNTable
 from edgeq.graph.bn_parameters import FoldJob, fold_products, read_parameters
 from edgeq.graph.findings import listed
+from edgeq.graph.initializers import add_initializer
 from edgeq.graph.passes import PassResult
 from edgeq.graph.structure import names_read_inside, walk_graphs
 from edgeq.graph.unread import remove_unread
@@ -197,12 +197,7 @@ def _rewrite(
         unique_name(f"{bias}/folded" if bias else f"{weight}/folded_bias", used),
     )
     for name, values in zip(names, products, strict=True):
-        tensor = numpy_helper.from_array(values, name)
-        model.graph.initializer.append(tensor)
-        if model.ir_version < 4:  # such files list every initializer as an input too
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, tensor.data_type, values.shape)
-            )
+        add_initializer(model, name, values)
     layer.input[:] = [layer.input[0], *names]
     layer.output[0] = job.node.output[0]
     if layer.op_type == "MatMul":

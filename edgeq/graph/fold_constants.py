@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeq.core.errors import ModelError
+from edgeq.graph.initializers import add_initializer
 from edgeq.graph.passes import PassResult
 from edgeq.graph.structure import DEFAULT_DOMAINS, subgraphs
 from edgeq.graph.unread import remove_unread
@@ -63,7 +64,7 @@ def fold_constants(model: onnx.ModelProto) -> PassResult:
     folded.CopyFrom(model)
     _remove_nodes(folded.graph, set(makers))
     for name, nodes in makers.items():
-        _store(folded, name, _evaluate(view, name, nodes))
+        add_initializer(folded, name, _evaluate(view, name, nodes))
     read = {name for nodes in makers.values() for node in nodes for name in node.input}
     gone = remove_unread(folded.graph, read - set(makers) - {""})
     return PassResult(model=folded, changed=True, touched=(*makers, *gone))
@@ -140,10 +141,3 @@ def _remove_nodes(graph: onnx.GraphProto, outputs: set[str]) -> None:
     for index in reversed(range(len(graph.value_info))):
         if graph.value_info[index].name in outputs:
             del graph.value_info[index]
-
-
-def _store(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
-    tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
-    model.graph.initializer.append(tensor)
-    if model.ir_version < 4:  # such files list every initializer as an input too
-        model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))

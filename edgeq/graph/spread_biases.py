@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
+from edgeq.graph.initializers import add_initializer
 from edgeq.graph.passes import PassResult
 from edgeq.graph.unread import remove_unread
 from edgeq.graph.view import GraphView, attribute, unique_name
@@ -36,12 +36,7 @@ def spread_biases(model: onnx.ModelProto) -> PassResult:
     spread.CopyFrom(model)
     for index, (_, name, values) in wide.items():
         spread.graph.node[index].input[2] = name
-        tensor = numpy_helper.from_array(values, name)
-        spread.graph.initializer.append(tensor)
-        if spread.ir_version < 4:  # such files list every initializer as an input too
-            spread.graph.input.append(
-                helper.make_tensor_value_info(name, tensor.data_type, values.shape)
-            )
+        add_initializer(spread, name, values)
     remove_unread(spread.graph, {bias for bias, _, _ in wide.values()})
     return PassResult(
         model=spread, changed=True, touched=tuple(name for _, name, _ in wide.values())
