@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from edgeq.graph.structure import subgraphs, walk_graphs
+from edgeq.graph.structure import names_read_by, walk_graphs
 
 
 def sort_nodes(graph: onnx.GraphProto) -> int:
@@ -23,7 +23,8 @@ def sort_nodes(graph: onnx.GraphProto) -> int:
 def _sort(graph: onnx.GraphProto) -> int:
     maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs = [
-        [maker[name] for name in sorted(_names_read(node)) if name in maker] for node in graph.node
+        [maker[name] for name in sorted(names_read_by(node)) if name in maker]
+        for node in graph.node
     ]
     late = {maker for reader, makers in enumerate(needs) for maker in makers if maker > reader}
     if not late or (order := _order(needs)) is None:
@@ -32,18 +33,6 @@ def _sort(graph: onnx.GraphProto) -> int:
     graph.ClearField("node")
     graph.node.extend(ordered.node)
     return len(late)
-
-
-def _names_read(node: onnx.NodeProto) -> set[str]:
-    """Return what a node reads, its inner graphs included, but what these make themselves."""
-    read = set(node.input)
-    for inner in subgraphs(node):
-        inside = {name for item in inner.node for name in _names_read(item)}
-        inside |= {item.name for item in inner.output}
-        made = {name for item in inner.node for name in item.output}
-        given = {item.name for item in (*inner.input, *inner.initializer)}
-        read |= inside - made - given
-    return read
 
 
 def _order(needs: list[list[int]]) -> list[int] | None:

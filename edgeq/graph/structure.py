@@ -52,6 +52,18 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from walk_graphs(inner)
 
 
+def names_read_by(node: onnx.NodeProto) -> set[str]:
+    """Return what a node reads, its inner graphs included, but what these make themselves."""
+    read = set(node.input)
+    for inner in subgraphs(node):
+        inside = {name for item in inner.node for name in names_read_by(item)}
+        inside |= {item.name for item in inner.output}
+        made = {name for item in inner.node for name in item.output}
+        given = {item.name for item in (*inner.input, *inner.initializer)}
+        read |= inside - made - given
+    return read
+
+
 def names_read_inside(graph: onnx.GraphProto) -> set[str]:
     """Return every name that the subgraphs of `graph` read; `GraphView` sees none of these readers."""
     inner = [nested for nested in walk_graphs(graph) if nested is not graph]
@@ -228,12 +240,7 @@ def _find_cycle(graph: onnx.GraphProto) -> list[str]:
     origin = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     sorter: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter()
     for index, node in enumerate(graph.node):
-        reads = set(node.input)
-        for inner in subgraphs(node):
-            reads |= {
-                name for nested in walk_graphs(inner) for n in nested.node for name in n.input
-            }
-        sorter.add(index, *(origin[name] for name in reads if name in origin))
+        sorter.add(index, *(origin[name] for name in names_read_by(node) if name in origin))
     try:
         sorter.prepare()
     except graphlib.CycleError as error:
