@@ -132,11 +132,12 @@ def _float_activations(student: Student) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What a unit reads, from the teacher and from the student, and what the teacher makes of it."""
+    """What a unit reads, from teacher and student, and what the teacher makes of it, whose channels lie on `axis`."""
 
     clean: list[Features]
     noisy: list[Features]
     target: Features
+    axis: int
 
 
 class _Engine:
@@ -253,10 +254,11 @@ class _Engine:
     def _data(
         self, store: FeatureStore, unit: Unit, clean: list[Features], noisy: list[Features]
     ) -> _Data:
-        target = store.run(cone(self._modules[0], unit.anchor, (unit.output,)), clean)
+        wanted = cone(self._modules[0], unit.anchor, (unit.output,))
+        target = store.run(wanted, clean)
         if unit.inputs != unit.anchor:
             clean, noisy = self._run(store, unit.anchor, unit.inputs, (clean, noisy))
-        return _Data(clean, noisy, target)
+        return _Data(clean, noisy, target, channel_axis(wanted))
 
     def _fit_unit(self, unit: Unit, data: _Data, *, second: bool) -> None:
         spec = self._spec
@@ -311,9 +313,7 @@ class _Engine:
         if suffix is not None:
             made, predicted = made.chunk(2)
         power = SECOND_POWER if second else 2.0
-        terms = {
-            "reconstruction": (1.0, channel_error(made, wanted, power, axis=channel_axis(part)))
-        }
+        terms = {"reconstruction": (1.0, channel_error(made, wanted, power, axis=data.axis))}
         beta = beta_at(share, start=spec.beta_start, end=spec.beta_end, warmup=spec.warmup)
         if fitting.soft and beta is not None:
             parts = [soft.regulariser(beta) for soft in fitting.soft.values()]

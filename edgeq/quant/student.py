@@ -275,9 +275,8 @@ def first_scales(
             scales[decision.tensor] = choose_range(weight, grid, spec.weights, spec)
         elif not isinstance(decision.owner, SharedRange):
             seen = [observed[name] for name in families[decision.tensor]]
-            if (
-                spec.activations == "batch_max"
-            ):  # the largest of each batch, over all of the tensors
+            if spec.activations == "batch_max":
+                # The largest of each batch, over all of the tensors.
                 values = torch.stack([item.peaks() for item in seen]).amax(0)
             else:
                 values = torch.cat([item.values() for item in seen])

@@ -29,7 +29,7 @@ def channel_axis(part: fx.GraphModule) -> int:
             return 1 + turned
         if kind in {"Gemm", "MatMul"}:
             break
-        if kind == "Transpose" and tuple(node.kwargs.get("perm") or ()) == (0, 2, 1):  # type: ignore[arg-type]
+        if kind == "Transpose" and node.kwargs.get("perm") == (0, 2, 1):
             turned = 1 - turned
     return 2 - turned
 
