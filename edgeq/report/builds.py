@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ DEVICE_REPORT = "device_report.json"
 _QDQ = "model.qdq.onnx"
 # Names every file of the bundle with its digest; the board tells the digest of it.
 _SEAL = "bundle/SHA256SUMS"
-_UNITS = ("_pct", "_db", "_kb", "_ms")
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,11 +127,10 @@ def read_latency(folder: Path, model: str) -> Measured:
         return None
 
     again = f"python tools/bench_latency.py MODEL {_QDQ} --json > {LATENCY}"
-    both = read(LATENCY, lambda data: _understand_both(data, model, folder / _QDQ), again)
-    seal = folder / _SEAL
-    device = read(
-        *(DEVICE_REPORT, lambda data: _understand_device(data, seal), "run `edgeq deploy` again")
-    )
+    timed = partial(_understand_both, model=model, quantized=folder / _QDQ)
+    reported = partial(_understand_device, seal=folder / _SEAL)
+    both = read(LATENCY, timed, again)
+    device = read(DEVICE_REPORT, reported, "run `edgeq deploy` again")
     for sentence in left_out:
         _LOG.warning("%s: %s", folder, sentence)
     is_own = both is not None and both.backend.startswith("TensorRT")
@@ -210,6 +209,6 @@ def _row(name: str, results: Mapping[str, Any], measured: Measured) -> BuildRow:
     )
     # The parser of Python takes NaN and 1e999, which are no figures that a table or JSON can have.
     for key, value in row.to_dict().items():
-        if key.endswith(_UNITS) and value is not None and not math.isfinite(value):
+        if isinstance(value, float | int) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}")
     return row
