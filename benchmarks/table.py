@@ -56,7 +56,8 @@ RECORD = ROOT / "benchmarks" / "table.json"
 # Pictures that are evaluated together.
 BATCH = 64
 
-Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+Classes = NDArray[np.int64]
+Classify = Callable[[NDArray[np.float32]], Classes]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,7 +126,7 @@ class TableBench:
         self._archive = fixtures / "test.zip"
         self._keep = keep
         self._halves = Halves(fixtures / "resnet20_bn.onnx", keep, costs)
-        self._float: float | None = None
+        self._float: Classes | None = None
 
     def run(
         self, recipe: Recipe, bits: str, setting: str, seed: int, budget: Budget
@@ -139,11 +140,15 @@ class TableBench:
                 recipe, made, folder, budget, left_s, bits=bits, setting=setting, seed=seed
             )
             samples = SampleSet.load(made)
-            top1 = self._evaluate(job, samples, folder, setting)
-            float_top1 = self._float_top1(job)
+            found = self._evaluate(job, samples, folder, setting)
+        if self._float is None:
+            self._float = self._classes(job, _in_torch(job.teacher))
+        labels = self._pictures(job)[1]
+        top1, float_top1 = percent(found == labels), percent(self._float == labels)
         return {
             "top1_pct": round(top1, 2),
             "drop_points": round(float_top1 - top1, 2),
+            "changed_pct": round(percent(found != self._float), 2),
             "wall_s": round(data["wall_s"] + numbers.wall_s, 1),
             "cpu_s": round(data["cpu_s"] + numbers.cpu_s, 1),
             "data_s": round(data["cpu_s"], 1),
@@ -159,30 +164,22 @@ class TableBench:
             **_circumstances(),
         }
 
-    def _evaluate(self, job: Job, samples: SampleSet, folder: Path, setting: str) -> float:
-        """Return the top-1 accuracy in percent of what lies in `folder`."""
+    def _evaluate(self, job: Job, samples: SampleSet, folder: Path, setting: str) -> Classes:
+        """Return the class that what lies in `folder` gives each test picture."""
         if setting == "paper":
             values = load_values(folder / "trained.safetensors")
             student = Student.from_values(job.student_teacher, job.plan, values)
-            return self._top1(job, _in_torch(student.teacher))
+            return self._classes(job, _in_torch(student.teacher))
         stages.write_model(job, samples, folder)
-        return self._top1(job, _in_onnxruntime(folder / "model.qdq.onnx", job))
+        return self._classes(job, _in_onnxruntime(folder / "model.qdq.onnx", job))
 
-    def _float_top1(self, job: Job) -> float:
-        """Return the top-1 accuracy in percent of the network that is quantized."""
-        if self._float is None:
-            self._float = self._top1(job, _in_torch(job.teacher))
-        return self._float
-
-    def _top1(self, job: Job, classify: Classify) -> float:
-        pixels, labels = self._pictures(job)
-        hits = sum(
-            int((classify(pixels[i : i + BATCH]) == labels[i : i + BATCH]).sum())
-            for i in range(0, len(labels), BATCH)
+    def _classes(self, job: Job, classify: Classify) -> Classes:
+        pixels, _ = self._pictures(job)
+        return np.concatenate(
+            [classify(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
         )
-        return 100 * hits / len(labels)
 
-    def _pictures(self, job: Job) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _pictures(self, job: Job) -> tuple[NDArray[np.float32], Classes]:
         """Return the test pictures as the model takes them, decoded once and then read from disk."""
         spec = job.input.spec
         folder = self._keep / f"pictures-{digest_file(self._archive)[:16]}-{spec.digest()}"
@@ -196,10 +193,10 @@ class TableBench:
 
 
 def _in_torch(network: Teacher) -> Classify:
-    def classify(x: NDArray[np.float32]) -> NDArray[np.int64]:
+    def classify(x: NDArray[np.float32]) -> Classes:
         with torch.inference_mode():
             scores = network.module(torch.from_numpy(np.array(x)))[0]
-        found: NDArray[np.int64] = scores.argmax(1).numpy()
+        found: Classes = scores.argmax(1).numpy()
         return found
 
     return classify
@@ -208,13 +205,16 @@ def _in_torch(network: Teacher) -> Classify:
 def _in_onnxruntime(path: Path, job: Job) -> Classify:
     session = Session(path, threads=1)
 
-    def classify(x: NDArray[np.float32]) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = session.run({job.input.spec.name: x})[session.outputs[0]].argmax(
-            1
-        )
+    def classify(x: NDArray[np.float32]) -> Classes:
+        found: Classes = session.run({job.input.spec.name: x})[session.outputs[0]].argmax(1)
         return found
 
     return classify
+
+
+def percent(mask: NDArray[np.bool_]) -> float:
+    """Return how many of `mask` are true, in percent."""
+    return 100 * float(mask.mean())
 
 
 def _circumstances() -> dict[str, Any]:

@@ -38,6 +38,12 @@ class Cell:
             seeds=len(drops),
         )
 
+    @property
+    def changed_pct(self) -> float | None:
+        """Return the mean of pictures whose class is not the teacher's; none where a seed has no such figure."""
+        known = all("changed_pct" in run for run in self.runs)
+        return self.mean("changed_pct") if known else None
+
     def mean(self, key: str) -> float:
         """Return the mean of a figure over the seeds."""
         return float(statistics.mean(run[key] for run in self.runs))

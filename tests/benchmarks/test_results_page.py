@@ -70,6 +70,14 @@ def test_a_row_has_mean_spread_and_costs_and_dashes_where_nothing_was_measured()
     assert "Commits: abc" in text
 
 
+def test_a_cell_tells_how_many_classes_changed_where_every_seed_has_the_figure():
+    changed = {seed: {**run, "changed_pct": 3.0 + int(seed)} for seed, run in THREE.items()}
+    text = table_section(_cells(w4a4_60=changed))
+    assert _line(text, "edgeq", "edgeq")[2] == "**1.00 ± 0.50** / 4.00"
+    some = {**changed, "1": THREE["1"]}
+    assert _line(table_section(_cells(w4a4_60=some)), "edgeq", "edgeq")[2] == "**1.00 ± 0.50**"
+
+
 def test_every_pair_of_the_table_is_a_row_of_a_budget_that_has_one():
     text = table_section(_cells(w4a4_60=THREE))
     assert len(list_pairs([])) == len(all_rows())

@@ -47,6 +47,7 @@ def test_a_row_is_measured_once_and_on_record_with_all_its_columns(
             "zeroq", "minmax", setting=row.split("/")[0], bits="w4a4"
         )
         assert 0 <= figures["top1_pct"] <= 100
+        assert abs(figures["drop_points"]) <= figures["changed_pct"] <= 100
         assert figures["teacher_forward"] > figures["teacher_backward"] > 0
         assert figures["cpu_s"] > 0.2
         assert figures["peak_mb"] > 100
