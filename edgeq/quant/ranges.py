@@ -14,6 +14,10 @@ from edgeq.core.plan import Grid
 # (2 and 3 bits).
 CANDIDATES = (1.0, *(1.3 * 0.94**power for power in range(64)))
 
+# The place in a run of values from which one is taken moves by this share of the run. A fixed place would see one
+# column of every picture, or a few channels, wherever the run is a multiple of a row: powers of 2, as a rule.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 def mse_scale(x: Tensor, grid: Grid, *, limit: float | None = None) -> Tensor:
     """Return the scale with the least squared rounding error among `CANDIDATES`.
@@ -79,10 +83,12 @@ class ValueSample:
         self._peaks: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
-        """Keep evenly spaced values of `x`, and its extremes."""
+        """Keep one value of each of up to `limit` runs of equal length in `x`, and its extremes."""
         flat = x.detach().flatten()
-        step = max(1, flat.numel() // self._limit)
-        self._parts += [flat[::step].clone(), flat.amin()[None], flat.amax()[None]]
+        run = max(1, flat.numel() // self._limit)
+        runs = torch.arange(flat.numel() // run, device=flat.device)
+        places = (runs.double() * GOLDEN_RATIO % 1 * run).long()
+        self._parts += [flat[runs * run + places], flat.amin()[None], flat.amax()[None]]
         self._peaks.append(flat.abs().amax()[None])
 
     def values(self) -> Tensor:

@@ -100,5 +100,16 @@ def test_entropy_keeps_what_has_no_outliers_and_clips_what_has():
     assert entropy_range(outlier, levels=128) < 5.0
 
 
+@pytest.mark.parametrize("levels", [8, 128, 256])
+def test_entropy_does_not_cut_off_most_of_what_lies_far_from_zero(levels: int):
+    gate = np.random.default_rng(0).uniform(0.4, 0.6, 50_000).astype(np.float32)
+    assert entropy_range(gate, levels=levels) > 0.55
+
+
+def test_entropy_of_subnormal_values_covers_them():
+    values = np.linspace(0, 1e-42, 1000, dtype=np.float32)
+    assert 0 < entropy_range(values, levels=128) <= 1.01e-42
+
+
 def test_entropy_of_nothing_is_nothing():
     assert entropy_range(np.zeros(10, np.float32), levels=128) == 0.0

@@ -86,7 +86,16 @@ def test_a_search_leaves_the_values_alone_and_needs_no_gradient():
     assert torch.equal(x, before)
 
 
-def test_a_value_sample_keeps_evenly_spaced_values_and_the_extremes():
+@pytest.mark.parametrize("shape", [(32, 16, 32, 32), (64, 512, 7, 7), (64, 64, 64)])
+def test_a_value_sample_sees_every_place_of_the_last_axis_alike(shape: tuple[int, ...]):
+    sample = ValueSample(2**14)
+    sample.add(torch.arange(shape[-1]).expand(shape))
+    counts = torch.bincount(sample.values()[:-2])
+    assert len(counts) == shape[-1]
+    assert counts.min() > 0.9 * counts.double().mean()
+
+
+def test_a_value_sample_keeps_values_of_the_whole_tensor_and_the_extremes():
     sample = ValueSample(10)
     x = torch.zeros(4, 25)
     x[1, 3], x[2, 7] = 5.0, -6.0
