@@ -42,13 +42,18 @@ class IntegerView(PlacementView):
         integer: the nodes, by id.
         made: tensors that come from them as codes, directly, through a clamp or through data movement; every reader
             has to read them quantized.
+        fixed: tensors that nodes compute from constants alone, which stay float as constants do.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__(model)
         self.integer: set[str] = set()
         self.made: set[str] = set()
+        self.fixed: set[str] = set()
         for node in self.nodes:
+            if node.input and all(not name or self.is_constant(name) for name in node.input):
+                self.fixed.update(node.output)
+                continue
             result = result_of(self, node)
             if self._computes_on_integers(node, result):
                 self.integer.add(node_id(node))
@@ -57,6 +62,10 @@ class IntegerView(PlacementView):
             elif moved_input(self, node) in self.made:
                 self.made.update(name for name in node.output if name not in self.outputs)
 
+    def is_constant(self, tensor: str) -> bool:
+        """Return true for a stored tensor, and for one that nodes compute from stored ones alone."""
+        return tensor in self.fixed or self.constant_root(tensor) is not None
+
     def _computes_on_integers(self, node: onnx.NodeProto, result: str) -> bool:
         if node.op_type in _FLOAT_RESULT:
             return why_not_integer(self, node) is None
@@ -64,7 +73,7 @@ class IntegerView(PlacementView):
             return False
         if node.op_type == "Conv":
             return why_not_integer(self, node) is None
-        if node.op_type not in _CHAIN or any(self.constant_root(x) is not None for x in node.input):
+        if node.op_type not in _CHAIN or any(map(self.is_constant, node.input)):
             return False
         known = [name in self.made for name in node.input]
         return any(known) if node.op_type in _PAIRS else all(known)
@@ -102,7 +111,7 @@ def quantize_kernel(view: PlacementView, node: onnx.NodeProto, card: TargetCard)
         wish
         for index, name in enumerate(node.input)
         for wish in _wishes(view, node, index, f"{label(node)} stays float: {why}")
-        if view.constant_root(name) is None
+        if not view.is_constant(name)
     ]
 
 
@@ -121,7 +130,7 @@ def quantize_chain(view: PlacementView, node: onnx.NodeProto, card: TargetCard) 
         return []
     wishes = []
     for index, name in enumerate(node.input):
-        if name and view.constant_root(name) is None and view.is_float(name):
+        if name and not view.is_constant(name) and view.is_float(name):
             wishes += _wishes(view, node, index, f"{label(node)} is computed in float")
     return wishes
 

@@ -138,6 +138,17 @@ def test_an_add_of_tensors_that_no_integer_kernel_makes_stays_float(parse_graph)
     assert [found[name].grid for name in ("m", "x")] == [None, None]
 
 
+def test_a_factor_that_nodes_compute_from_weights_alone_stays_float(parse_graph):
+    found = place(
+        parse_graph("""g (float[N,4,8,8] x) => (float[N,4] y)
+        <float[4,4,1,1] w0, float[4] power, int64[4] shape = {1,4,1,1}, float[4,4] w1>
+        { c = Conv(x, w0) e = Exp(power) factor = Reshape(e, shape) s = Mul(c, factor)
+          p = GlobalAveragePool(s) f = Flatten(p) y = Gemm<transB=1>(f, w1) }""")
+    )
+    assert not {"power", "e", "factor"} & set(found)
+    assert found["c"].grid == INT8
+
+
 def test_a_transposed_convolution_stays_float(parse_graph):
     found = place(
         parse_graph("""g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] w>
