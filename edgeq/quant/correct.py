@@ -34,7 +34,7 @@ def correct_outputs(
     With y the teacher's output of a layer and y_q the student's on the samples, per channel, layers before it being
     corrected already:
         variance: a = sqrt(Var y / Var y_q), W scale *= a (its codes stay); 1 where that is off;
-        bias: b <- mean y - a (mean y_q - b).
+        bias: b <- (mean y - a (mean y_q - beta b)) / beta; beta is 1 but for a Gemm that has its own.
     Layers without a bias of their own stay as they are: the file has none to be changed. Where a weight has no
     scale of its own for each output channel, or several layers read it, the variance stays.
 
@@ -65,6 +65,7 @@ def correct_outputs(
         _, bias = layers[node.meta["onnx_node"]]
         part = cone(student.teacher.module, start, (node.name,))
         ((found, spread),) = _moments(part, x, batch)
+        beta = float(node.kwargs.get("beta", 1.0))  # what a Gemm multiplies its bias by
         gain = torch.ones_like(mean)
         weight = alone.get(node.meta["onnx_node"])
         if spec.variance and weight and _has_channels(student, weight, len(gain)):
@@ -72,8 +73,8 @@ def correct_outputs(
             gain = torch.where(variance > 0, gain, torch.ones_like(gain))
             _rescale(student, weight, gain)
         with torch.no_grad():
-            if spec.bias:
-                bias.copy_((mean - gain * (found - bias)).float())
+            if spec.bias and beta:
+                bias.copy_(((mean - gain * (found - beta * bias)) / beta).float())
             else:
                 bias.mul_(gain.float())
     return len(nodes)

@@ -50,6 +50,31 @@ def test_the_variance_of_every_channel_is_the_teachers(case, problem):
             torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_the_factor_of_a_gemms_bias_is_counted(make_case, make_problem, beta):
+    text = f"""g (float[N,3,8,8] x) => (float[N,5] y)
+    <float[4,3,3,3] w0, float[4] b0, float[5,4] w1, float[5] b1>
+    {{
+      c0 = Conv(x, w0, b0)
+      r0 = Relu(c0)
+      p = GlobalAveragePool(r0)
+      f = Flatten(p)
+      y = Gemm<transB=1,beta={beta}>(f, w1, b1)
+    }}"""
+    case = make_case("w3a3", text=text)
+    student, _ = corrected(case, make_problem(case, blocks=(), last_map="r0"), bias=True)
+    with torch.no_grad():
+        wanted, found, before = (
+            teacher.module(case.x)[0].mean(0)
+            for teacher in (case.teacher, student.teacher, case.student().teacher)
+        )
+    if beta:
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        assert float((before - wanted).abs().max()) > 1e-3
+    else:
+        assert torch.isfinite(found).all()
+
+
 def test_a_weight_of_two_layers_keeps_its_scale(make_case, make_problem):
     text = """g (float[N,3,8,8] x) => (float[N,3] y)
     <float[3,3,1,1] w0, float[3] b0, float[3] b1>
