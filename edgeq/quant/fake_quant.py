@@ -114,7 +114,10 @@ class FakeQuantizer(nn.Module):
         if self._largest is None:
             return self.log_scale.exp()
         self.log_scale.data.clamp_(max=self._largest_log)
-        return torch.minimum(self.log_scale.exp(), self._largest)
+        scale = self.log_scale.exp()
+        # The exponential of the largest logarithm may round up. The gradient goes past the minimum: through it, a scale
+        # at its limit would get none, and stay there.
+        return scale + (torch.minimum(scale, self._largest) - scale).detach()
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the integer codes of `x` as float32, without gradients."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeq.core.numerics import dequantize, quantize
+from edgeq.core.numerics import dequantize, largest_scale, quantize
 from edgeq.core.plan import Grid
 from edgeq.quant.fake_quant import FakeQuantizer
 
@@ -93,6 +93,18 @@ def test_a_limit_that_is_out_of_reach_changes_no_gradient(axis):
         quantizer = FakeQuantizer(grid, scale, ndim=2, limit=limit)
         found.append((run(quantizer, x.clone(), grad), quantizer.log_scale.grad))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("limit", [1.0, 6.0])
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_scale_at_its_limit_has_a_gradient(limit, bits, signed):
+    """Somewhere among them the exponential of the limit's logarithm rounds up."""
+    quantizer = FakeQuantizer(Grid(bits=bits, signed=signed), torch.tensor(limit), limit=limit)
+    x = torch.linspace(0, limit, 101) + 0.001
+    run(quantizer, x, torch.linspace(1, 2, 101))
+    assert float(quantizer.log_scale.grad) != 0
+    assert float(quantizer.scale().detach()) <= largest_scale(limit, high=quantizer.grid.high)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
