@@ -16,7 +16,13 @@ def clip(x: Tensor, min: Scalar | None = None, max: Scalar | None = None) -> Ten
     """Return x limited to min..max, which were attributes before opset 11; `max` wins where the two cross."""
     if min is None and max is None:
         return x
-    return torch.clamp(x, min, max)  # type: ignore[arg-type]  # torch's stub knows no mixed pair
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        # With gradients, clamp takes no number beside a tensor.
+        low, high = (
+            None if bound is None else torch.as_tensor(bound).to(x) for bound in (min, max)
+        )
+        return torch.clamp(x, low, high)
+    return torch.clamp(x, min, max)
 
 
 @converter("LeakyRelu")

@@ -398,6 +398,15 @@ def test_lrn_of_an_even_size_reads_the_odd_channel_behind(from_text):
     np.testing.assert_allclose(ours.numpy(), X / (1 + 0.5 / 4 * np.stack(sums, 1)), rtol=1e-5)
 
 
+def test_a_clip_between_a_number_and_a_computed_limit_has_gradients(from_text):
+    text = "g (float[2,3] x) => (float[2,3] y) { h = ReduceMean <keepdims=0> (x) y = Clip (x, low, h) }"
+    x = torch.tensor([[-1.0, 0.5, 3.0], [0.0, 1.0, 2.5]], requires_grad=True)
+    (y,) = import_teacher(from_text(text, low=np.array(-0.5, F32))).module(x)
+    assert y.tolist() == [[-0.5, 0.5, 1.0], [0.0, 1.0, 1.0]]
+    y.sum().backward()
+    assert x.grad[0, 1] > x.grad[0, 0] > 0  # the limit is a mean of all
+
+
 def test_a_shape_that_only_the_batch_leaves_open_is_written_into_the_call(from_text):
     text = """g (float[N,4,6] x) => (float[a,b] y) {
       s = Shape (x) c = Gather (s, two) n = Unsqueeze (c, zero)
