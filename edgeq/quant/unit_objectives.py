@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from edgeq.quant.cones import cone
+from edgeq.quant.cones import closes, cone
 from edgeq.quant.objectives import relative_error
 from edgeq.quant.units import Unit
 from edgeq.teacher.teacher import Teacher
@@ -66,7 +66,7 @@ class _PowerSum(torch.autograd.Function):
 def suffix_of(teacher: Teacher, unit: Unit) -> fx.GraphModule | None:
     """Return the float network behind a block, up to the first output; None behind the last one, or inside a block."""
     final = teacher.fx_node_of[teacher.outputs[0]]
-    if unit.output == final or unit.inputs != unit.anchor:
+    if unit.output == final or not closes(teacher.module, (unit.output,), (final,)):
         return None
     return cone(teacher.module, (unit.output,), (final,))
 

@@ -116,7 +116,8 @@ def _layers(
             layer = layer_of[weight]
             output = _behind_activation(layer).name
             data = next(node.name for node in layer.all_input_nodes if node.op != "get_attr")
-            inputs = (data,) if _batch_first(teacher, x, data) else block.anchor
+            alone = closes(teacher.module, (data,), (output,)) and _batch_first(teacher, x, data)
+            inputs = (data,) if alone else block.anchor
             if _batch_first(teacher, x, output):
                 yield Unit(anchor=block.anchor, inputs=inputs, output=output, weights=(weight,))
 

@@ -18,7 +18,8 @@ from edgeq.core.recipes import Kind, ReconstructionSpec, list_recipes
 from edgeq.quant.cones import cone
 from edgeq.quant.reconstruct import reconstruct
 from edgeq.quant.student import Student
-from edgeq.quant.unit_objectives import channel_axis, channel_error
+from edgeq.quant.unit_objectives import channel_axis, channel_error, suffix_of
+from edgeq.quant.units import partition
 from edgeq.teacher.importer import import_teacher
 
 SPEC = ReconstructionSpec(
@@ -68,6 +69,24 @@ def test_every_method_ends_nearer_to_the_teacher_than_it_began(case, problem, na
 def test_rounding_moves_a_code_by_one_at_most(case, problem, unit):
     student, _ = fit(case, problem, dataclasses.replace(SPEC, unit=unit))
     assert largest_change(student, case.student()) == 1
+
+
+def test_inside_a_residual_branch_no_layer_is_judged_by_the_prediction(case):
+    layers = partition(case.teacher, case.plan, ("r0", "r2"), [case.x[:2]], unit="layer")
+    judged = {unit.weights[0]: suffix_of(case.teacher, unit) is not None for unit in layers}
+    assert judged == {"w0": True, "w1": False, "w2": False, "w3": False}
+
+
+def test_layers_are_fitted_with_the_prediction_too(case, problem):
+    spec = dataclasses.replace(METHODS["pd-quant"], iterations=2, batch=8, unit="layer")
+    assert fit(case, problem, spec)[1]
+
+
+def test_scales_that_no_value_sees_are_not_learned(case, problem):
+    spec = dataclasses.replace(SPEC, keep=0.0, rounding="nearest")
+    student, _ = fit(case, problem, spec)
+    assert student.values().scales.keys() == case.student().values().scales.keys()
+    assert largest_change(student, case.student()) == 0
 
 
 def test_the_written_codes_compute_what_the_student_does(case, problem):

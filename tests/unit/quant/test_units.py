@@ -52,6 +52,29 @@ def test_layers_are_computed_from_the_anchor_of_their_block(case):
         assert unit.anchor == blocks[unit.weights[0]]
 
 
+def test_a_layer_with_a_second_computed_operand_is_computed_from_the_anchor(make_case):
+    text = """g (float[N,3,8,8] x) => (float[N,5] y)
+    <float[5,3] w0, float[5,3] w1, float[5,3] w2>
+    {
+      p = GlobalAveragePool(x)
+      f = Flatten(p)
+      r = Relu(f)
+      a = Gemm<transB=1>(f, w0)
+      s = Sigmoid(a)
+      b = Gemm<transB=1>(r, w1, s)
+      t = Tanh(b)
+      c = Gemm<transB=1>(r, w2)
+      y = Add(c, t)
+    }"""
+    case = make_case("w4a4", text=text)
+    name = case.teacher.fx_node_of
+    units = {unit.weights[0]: unit for unit in units_of(case, "layer", ())}
+    assert units["w1"].inputs == units["w1"].anchor == (name["x"],)
+    assert units["w2"].inputs == (name["r"],)
+    for unit in units.values():
+        assert closes(case.teacher.module, unit.inputs, (unit.output,))
+
+
 def test_a_tensor_that_is_no_cut_ends_no_block(case):
     """r1 lies beside the shortcut."""
     assert units_of(case, "block", ("r0", "r1", "r2")) == units_of(case, "block", ("r0", "r2"))
