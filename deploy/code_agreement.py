@@ -165,11 +165,13 @@ def _quantizer_output(view: GraphView, tensor: str, planned: set[str]) -> str:
 
 
 def _zero_point(view: GraphView, codes: str) -> NDArray[np.int16]:
-    """Return the zero point of the nodes that make or read `codes`."""
-    nodes = [view.producer(codes), *(node for node, _ in view.consumers(codes))]
-    for node in nodes:
+    """Return the zero point of the nodes that make or read `codes`, which a Pad in front of them keeps."""
+    maker = view.producer(codes)
+    for node in (maker, *(node for node, _ in view.consumers(codes))):
         if node is not None and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             return np.asarray(view.constant(node.input[2]), np.int16)
+    if maker is not None and maker.op_type == "Pad":
+        return _zero_point(view, maker.input[0])
     msg = f"no node tells the zero point of '{codes}'"
     raise EdgeqBug(msg)
 

@@ -215,6 +215,22 @@ def test_codes_are_read_without_the_zero_point_of_their_container(model, x):
     assert codes["r0"].max() == 255
 
 
+def test_codes_behind_two_pads_are_read_without_the_zero_point_of_their_container(parse_graph, x):
+    """A network that begins with a Pad, as Keras writes it: the kernel's own Pad stands behind it."""
+    model = with_weights(
+        parse_graph("""g (float[N,3,8,8] x) => (float[N,16] y)
+        <float[16,3,3,3] w0, float[16,16] w1, int64[8] pads = {0,0,1,1,0,0,1,1}>
+        { wide = Pad(x, pads) c = Conv(wide, w0) r = Relu(c) p = GlobalAveragePool(r)
+          f = Flatten(p) y = Gemm<transB=1>(f, w1) }""")
+    )
+    plan, written = make_plan(model), write(model)
+    kinds = [node.op_type for node in written.graph.node]
+    assert kinds.count("Pad") == 2
+    codes = read_codes(written, plan, {"x": x})
+    np.testing.assert_array_equal(codes["wide"][:, :, 1:-1, 1:-1], codes["x"])
+    assert not codes["wide"][:, :, 0].any()
+
+
 def test_the_optimised_graph_gives_what_the_written_one_gives_within_its_last_scale(model, x):
     plan = make_plan(model)
     values = make_values(model, plan)
