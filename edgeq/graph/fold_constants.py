@@ -1,11 +1,13 @@
 """Weights and axes that nodes compute from constants alone (a Transpose, a Cast, a Reshape) become initializers.
 
-Entry: `fold_constants`. Exporters leave such nodes where they keep BatchNorm or compress weights. A per-channel scale
-needs a stored weight, and TensorRT's parser stored axes of a reduction. Other computed constants are left alone.
+Entries: `fold_constants`, and `fold_bounds` for Slice. Exporters leave such nodes where they keep BatchNorm or compress
+weights. A per-channel scale needs a stored weight, TensorRT's parser stored axes of a reduction, and shape inference
+the bounds of a Slice. Other computed constants are left alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,13 +50,30 @@ def fold_constants(model: onnx.ModelProto) -> PassResult:
     Raises:
         ModelError: if such a value cannot be computed.
     """
+    return _fold(model, lambda node: node.op_type in _WEIGHTED or node.op_type.startswith("Reduce"))
+
+
+def fold_bounds(model: onnx.ModelProto) -> PassResult:
+    """Store the bounds, axes and steps of every Slice that are computed from constants, as `fold_constants` does.
+
+    torch.onnx.export writes such arithmetic for `nn.MultiheadAttention` and `unflatten`: Slice(Shape(x), Mod(...)).
+    ONNX's inference computes no Mod, and takes a Slice of unknown bounds for the whole shape.
+
+    Raises:
+        ModelError: if such a value cannot be computed.
+    """
+    return _fold(model, lambda node: node.op_type == "Slice")
+
+
+def _fold(model: onnx.ModelProto, is_reader: Callable[[onnx.NodeProto], bool]) -> PassResult:
+    """Store what the readers have beside their first input, where constants alone make it."""
     needs_types = any(node.op_type == "CastLike" for node in model.graph.node)
     view = GraphView(onnx.shape_inference.infer_shapes(model) if needs_types else model)
     order = {node_id(node): index for index, node in enumerate(view.nodes)}
     makers = {
         name: found
         for node in view.nodes
-        if node.op_type in _WEIGHTED or node.op_type.startswith("Reduce")
+        if is_reader(node)
         for name in node.input[1:]
         if view.constant_root(name) is None and (found := _makers(view, order, name))
     }
@@ -125,7 +144,7 @@ def _evaluate(view: GraphView, tensor: str, nodes: list[onnx.NodeProto]) -> NDAr
     except Exception as error:  # the evaluator lets through what any operator of it raises
         raise ModelError(
             f"'{tensor}' cannot be computed from its constants: {error}",
-            why="a quantized layer needs a stored weight, and a reduction stored axes",
+            why="a quantized layer needs a stored weight, a reduction stored axes, a Slice stored bounds",
             mend="check the model with onnx.checker, or export it again with constant folding",
             node=tensor,
         ) from error

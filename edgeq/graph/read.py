@@ -20,6 +20,7 @@ from edgeq.core.errors import InputError, ModelError
 from edgeq.core.files import digest_file
 from edgeq.graph.as_float32 import as_float32
 from edgeq.graph.findings import require_none
+from edgeq.graph.fold_constants import fold_bounds
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
 from edgeq.graph.inline_sequences import inline_sequences
@@ -66,8 +67,8 @@ class LoadedModel:
     Attributes:
         model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
             every If of known condition by the branch that is taken, sequences of tensors by the tensors, axes that
-            shapes decide by constants, and half precision inside by float32, in running order; nothing else is added
-            or changed.
+            shapes decide and bounds of a Slice that constants decide by constants, and half precision inside by
+            float32, in running order; nothing else is added or changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
@@ -296,6 +297,7 @@ def _settle(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, onnx.M
     One rewrite makes shapes known that the next needs, so they are repeated until none finds anything.
     """
     while True:
+        model = fold_bounds(model).model
         inferred = _infer(model, path)
         for rewrite in (inline_branches, inline_sequences, store_axes):
             found = rewrite(inferred, model)

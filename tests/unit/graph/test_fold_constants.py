@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeq.core.errors import ModelError
-from edgeq.graph.fold_constants import fold_constants
+from edgeq.graph.fold_constants import fold_bounds, fold_constants
 
 TRANSPOSED = """g (float[N,3] x) => (float[N,2] y) <float[2,3] w>
 { t = Transpose<perm=[1,0]>(w) y = MatMul(x, t) }"""
@@ -49,6 +49,39 @@ def test_computed_axes_of_a_reduction_become_an_initializer(parse_graph):
     (axes,) = found.graph.initializer
     assert (axes.name, numpy_helper.to_array(axes).tolist()) == ("axes", [-1])
     np.testing.assert_array_equal(run(found), run(model))
+
+
+def test_computed_bounds_of_a_slice_become_initializers_and_shapes_are_inferred(parse_graph):
+    """As torch.onnx.export writes x.unflatten(-1, (2, 3)); the inference takes the Slice for the whole shape."""
+    model = parse_graph(
+        """g (float[N,4,6] x) => (float[a,b,c,d] y)
+        <int64[1] minus = {-1}, int64[1] rank = {3}, int64[1] zero = {0}, int64[2] parts = {2,3}>
+        { s = Shape(x) a1 = Add(minus, rank) end = Mod(a1, rank) head = Slice(s, zero, end)
+          sizes = Concat<axis=0>(head, parts) y = Reshape(x, sizes) }""",
+        check=False,
+    )
+    found = fold_bounds(model)
+    assert "Mod" not in {node.op_type for node in found.model.graph.node}
+    (end,) = [item for item in found.model.graph.initializer if item.name == "end"]
+    assert numpy_helper.to_array(end).tolist() == [2]
+    inferred = onnx.shape_inference.infer_shapes(found.model, data_prop=True)
+    shape = inferred.graph.output[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim[1:]] == [4, 2, 3]
+    x = np.arange(48, dtype=np.float32).reshape(2, 4, 6)
+    for item in (model, found.model):
+        (y,) = ReferenceEvaluator(item).run(None, {"x": x})
+        np.testing.assert_array_equal(y, x.reshape(2, 4, 2, 3))
+    assert fold_bounds(found.model).model is found.model
+
+
+def test_bounds_that_a_shape_decides_stay(parse_graph):
+    model = parse_graph(
+        """g (float[N,4,6] x) => (float[N,?,6] y)
+        <int64[1] zero = {0}, int64[1] one = {1}>
+        { s = Shape<start=1,end=2>(x) end = Sub(s, one) y = Slice(x, zero, end, one) }""",
+        check=False,
+    )
+    assert fold_bounds(model).model is model
 
 
 def test_folding_twice_is_folding_once(parse_graph):
