@@ -33,7 +33,8 @@ def free_batch(teacher: Teacher, inputs: Sequence[InputSpec]) -> Teacher:
        that axis becomes -1, and every other axis gets its size in the file.
     2. Expand of such data: the entry of the axis becomes 1, which keeps the size of the data.
     3. Concat of such data with data that do not grow: these are repeated.
-    4. Left alone: everything else; where a node then refuses a larger batch, so does the teacher that is returned.
+    4. Resize of such data to constant sizes, which keep the axis: it is left out of the axes that are resized.
+    5. Left alone: everything else; where a node then refuses a larger batch, so does the teacher that is returned.
 
     Args:
         teacher: of the file.
@@ -108,6 +109,8 @@ class _Freer(_Shapes):
                 n.target = _concat_repeated
         elif kind in {"Reshape", "Expand"} and isinstance(n.args[1], tuple):
             self._mend_shape(n, kind)
+        elif kind == "Resize" and len(n.args) > 3 and isinstance(n.args[3], tuple):
+            self._mend_sizes(n, n.args[3])
         return super().run_node(n)
 
     def _mend_shape(self, node: fx.Node, kind: str) -> None:
@@ -123,6 +126,22 @@ class _Freer(_Shapes):
             where, free = _axis_of(self._batch, stride, result), -1
             self._inner[node.name] = stride // math.prod(result[where + 1 :]) or 1
         node.update_arg(1, (*result[:where], free, *result[where + 1 :]))
+
+    def _mend_sizes(self, node: fx.Node, sizes: tuple[Any, ...]) -> None:
+        source = node.all_input_nodes[0]
+        growing, before = self._growing(source), self._before[source.name]
+        given: Any = node.kwargs.get("axes") or range(len(before))
+        axes = [axis % len(before) for axis in given]
+        if growing is None or growing not in axes or sizes[axes.index(growing)] != before[growing]:
+            return
+        kept = {axis: size for axis, size in zip(axes, sizes, strict=True) if axis != growing}
+        is_plain = (
+            node.kwargs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+            and node.kwargs.get("coordinate_transformation_mode") != "tf_crop_and_resize"
+        )
+        if is_plain and kept:
+            node.update_arg(3, tuple(kept.values()))
+            node.update_kwarg("axes", tuple(kept))
 
     def _growing(self, node: fx.Node) -> int | None:
         """Return the first axis of a tensor that is larger in this run than in the one before."""

@@ -70,6 +70,16 @@ def test_attention_over_a_batch_of_one_runs_any_batch(parse_graph):
     free(parse_graph(ATTENTION), spec_of(1, 8, 2, 2))
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "resize", ['<mode="linear"> (x, , , all)', '<mode="linear", axes=[-1,0]> (x, , , two)']
+)
+def test_a_resize_to_constant_sizes_runs_any_batch(parse_graph, batch, resize):
+    text = f"""g (float[{batch},2,4,4] x) => (float[{batch},2,?,?] y)
+    <int64[4] all = {{{batch},2,8,6}}, int64[2] two = {{6,{batch}}}> {{ y = Resize{resize} }}"""
+    free(parse_graph(text, opset=18), spec_of(batch, 2, 4, 4))
+
+
 def test_the_teacher_that_was_passed_in_keeps_its_batch(parse_graph):
     text = FLAT.replace("B,", "1,").replace("TO", "1,32")
     teacher = import_teacher(parse_graph(text))
