@@ -54,7 +54,7 @@ def evaluate_top1(
 
     Args:
         models: by a name of the caller's choice; all read the input `spec`.
-        path: folder or zip, one subfolder a class, in the alphabetical order of the model's classes.
+        path: folder or zip, one subfolder a class, in the model's order: alphabetical, or by number.
         spec: preprocessing and shape of the input.
         progress: hears of every batch.
         threads: of ONNX Runtime.
@@ -113,13 +113,19 @@ def _predict(
 def _require_logits(outputs: Mapping[str, Array], pictures: PictureSet) -> str:
     """Return the name of the output that has one value a class folder."""
     name = find_logits(outputs)
-    found = None if name is None else outputs[name].shape[1]
-    if name is None or found != len(pictures.classes):
+    if name is None:
         shapes = {key: list(y.shape) for key, y in outputs.items()}
         raise InputError(
-            f"{len(pictures.classes)} class folders, but the model has "
-            f"{f'{found} classes' if found else f'no output that looks like classes: {shapes}'}",
-            why="the class of a picture is the place of its folder in alphabetical order",
+            f"the model has no output that looks like classes: {shapes}",
+            why="labelled pictures measure a classifier, an output with one score a class",
+            mend="leave them out; `edgeq compare` tells how far the two models differ",
+            path=pictures.path,
+        )
+    found = outputs[name].shape[1]
+    if found != len(pictures.classes):
+        raise InputError(
+            f"{len(pictures.classes)} class folders, but the model has {found} classes",
+            why="the class of a picture is the place of its folder in alphabetical order, or by number",
             mend="give one folder a class (an empty one for a class without pictures), named in the model's order",
             path=pictures.path,
         )

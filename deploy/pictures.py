@@ -51,7 +51,8 @@ class PictureSet:
 
     Attributes:
         path: the folder or zip.
-        classes: names of the class folders; the index of a name is its label.
+        classes: names of the class folders, in alphabetical order, or by number where all are numbers; the index of a
+            name is its label.
         files: (member, label), in order of name.
         read: returns the bytes of a member.
     """
@@ -234,7 +235,9 @@ def _find_classes(path: Path, members: list[_Member], read: Callable[[Any], byte
         for item in members
         if len(item.name.parts) > depth + (not item.is_folder)
     ]
-    classes = tuple(sorted(set(folders)))
+    names = set(folders)
+    is_numbered = all(name.isdecimal() for name in names)
+    classes = tuple(sorted(names, key=lambda name: (int(name) if is_numbered else 0, name)))
     labels = {name: label for label, name in enumerate(classes)}
     ordered = sorted(files, key=lambda item: item.name.parts)
     return PictureSet(

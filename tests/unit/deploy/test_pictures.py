@@ -57,6 +57,14 @@ def test_the_label_is_the_alphabetical_place_of_the_folder(write, input_spec):
     assert labels_of(path, input_spec) == [0, 1, 1]
 
 
+def test_folders_that_are_all_numbers_count_by_number(write, input_spec):
+    names = [str(number) for number in (0, 1, 2, 10, 11)]
+    with open_pictures(write({f"{name}/a.png": png() for name in names})) as found:
+        assert found.classes == tuple(names)
+    with open_pictures(write({f"{name}/a.png": png() for name in (*names, "2b")})) as found:
+        assert found.classes == ("0", "1", "10", "11", "2", "2b")
+
+
 def test_a_folder_around_the_classes_is_allowed(write, input_spec):
     path = write({f"data/{name}": data for name, data in TWO_CLASSES.items()})
     assert labels_of(path, input_spec) == [0, 1, 1]
