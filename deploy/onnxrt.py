@@ -226,10 +226,15 @@ class Session:
             raise self._fault("ONNX Runtime cannot run the model", error) from error
 
     def _fault(self, what: str, error: Exception) -> ModelError:
+        why = "the result is measured by running the model on the CPU"
+        mend = "check the file with `python -m onnx.checker`, and that onnxruntime is new enough for its opset"
+        if "QLinear" in str(error) and "float16" in str(error):
+            why = "ONNX Runtime's optimiser wrote an operator that takes no FP16 scales; such files are for TensorRT"
+            mend = "build it with `--flavour fp32-typed` or `--target cpu`, or run it with ORT_DISABLE_ALL"
         return ModelError(
             f"{what}: {error}",
-            why="the result is measured by running the model on the CPU",
-            mend="check the file with `python -m onnx.checker`, and that onnxruntime is new enough for its opset",
+            why=why,
+            mend=mend,
             path=self._path,
         )
 

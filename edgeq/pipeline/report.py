@@ -14,7 +14,7 @@ from edgeq.core.progress import Progress
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.recipes import DEFAULT_RECIPE
 from edgeq.core.samples import SampleSet
-from edgeq.core.specs import Layout
+from edgeq.core.specs import GraphFlavour, Layout
 from edgeq.graph.macs import count_macs
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.options import BuildOptions
@@ -197,12 +197,13 @@ def _onward(job: Job) -> Iterator[Command]:
         text=f"edgeq compare {model} model.qdq.onnx --samples samples",
         purpose="Measure the agreement again, or on a sample set of yours.",
     )
-    timed = " ".join([model, "model.qdq.onnx", *map(shlex.quote, _shape_words(options))])
-    yield Command(
-        text=f"python EDGEQ/tools/bench_latency.py {timed} --json > {LATENCY}",
-        purpose="Time both models in ONNX Runtime (no TensorRT latency), EDGEQ being your clone of edgeq; "
-        "the first command of this section then shows it here.",
-    )
+    if job.card.flavour is not GraphFlavour.FP16_TYPED:  # which ONNX Runtime's optimiser may refuse
+        timed = " ".join([model, "model.qdq.onnx", *map(shlex.quote, _shape_words(options))])
+        yield Command(
+            text=f"python EDGEQ/tools/bench_latency.py {timed} --json > {LATENCY}",
+            purpose="Time both models in ONNX Runtime (no TensorRT latency), EDGEQ being your clone of edgeq; "
+            "the first command of this section then shows it here.",
+        )
     yield Command(
         text=f"edgeq explain {model} {placed}", purpose="See why each tensor has its grid."
     )

@@ -70,6 +70,22 @@ def test_a_file_that_is_no_model_is_a_model_error(tmp_path, outputs):
         Session(tmp_path / "bad.onnx", outputs=outputs)
 
 
+def test_what_the_optimiser_makes_of_fp16_scales_is_told(parse_graph):
+    model = parse_graph(
+        """g (float16[N,2] x) => (float16[N,4] y) <float16 s, int8 z>
+        { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) r = Relu(x) m = QuantizeLinear(r, s, z)
+          e = DequantizeLinear(m, s, z) c = Concat<axis=1>(d, e) p = QuantizeLinear(c, s, z)
+          y = DequantizeLinear(p, s, z) }""",
+        opset=19,
+        s=np.array(0.125, np.float16),
+        z=np.array(0, np.int8),
+    )
+    x = np.ones((1, 2), np.float16)
+    assert Session(model, as_written=True).run({"x": x})["y"].tolist() == [[1, 1, 1, 1]]
+    with pytest.raises(ModelError, match="takes no FP16 scales"):
+        Session(model, optimise=True, as_written=True)
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.pbtxt"])
 def test_a_suffix_of_another_format_changes_nothing(teacher, samples, tmp_path, name):
     (tmp_path / name).write_bytes(teacher.SerializeToString())

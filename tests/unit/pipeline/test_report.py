@@ -114,6 +114,12 @@ def test_the_placement_is_explained_with_the_types_of_the_build(asked):
     assert "--flavour fp16-typed" in explained
 
 
+def test_a_file_that_only_tensorrt_optimises_is_not_timed_in_onnx_runtime(asked):
+    typed = dataclasses.replace(asked, target="jetson-thor")
+    assert load_card("jetson-thor").flavour is GraphFlavour.FP16_TYPED
+    assert not [item.text for item in onward(typed) if "bench_latency" in item.text]
+
+
 def test_the_defaults_are_those_of_the_command_line():
     command = typer.main.get_command(app).commands[build.build.__name__]
     known = {param.opts[0]: str(param.default) for param in command.params}
