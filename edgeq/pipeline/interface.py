@@ -7,7 +7,7 @@ functions.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgeq.core.errors import InputError, read_choice
@@ -141,6 +141,13 @@ def make_options(
     Raises:
         InputError: if a value is none of those that it can have. Files are looked at later.
     """
+    _require_form("bits", bits, str, "text such as 'w4a8'")
+    for name, numbers in {"mean": mean, "std": std, "bounds": bounds}.items():
+        _require_form(name, numbers, Iterable, "numbers such as [0.5, 0.5, 0.5]")
+    _require_form("shape", shape or {}, Mapping, "a dictionary such as {'input': [1, 3, 224, 224]}")
+    for name, sizes in (shape or {}).items():
+        _require_form(f"shape['{name}']", sizes, Iterable, "sizes such as [1, 3, 224, 224]")
+    _require_form("settings", settings or {}, Mapping, "a dictionary such as {'training.steps': 9}")
     is_same = read_choice("--first-last", first_last, ("int8", "same")) == "same"
     _require_integers(bits, target)
     level = read_choice("--effort", effort, [item.value for item in Effort])
@@ -180,6 +187,18 @@ def make_options(
         for_dla=dla,
         device=_read_device(device),
     )
+
+
+def _require_form(name: str, value: object, kind: type, form: str) -> None:
+    """Raise for an argument that no command line could give: of another type, or text in place of several values.
+
+    Raises:
+        InputError: with the form that it has.
+    """
+    if not isinstance(value, kind) or (isinstance(value, str) and kind is not str):
+        raise InputError(
+            f"{name} is {value!r}", why=f"it takes {form}", mend=f"pass {name} in that form"
+        )
 
 
 def _read_device(name: str) -> str:

@@ -98,6 +98,12 @@ def test_values_of_python_become_options() -> None:
         ({"bits": "8"}, "--bits '8' is not understood"),
         ({"seed": -1}, "--seed is -1"),
         ({"bounds": (1,)}, "--bounds has 1 numbers"),
+        ({"bits": 8}, "bits is 8"),
+        ({"mean": 0.5}, "mean is 0.5"),
+        ({"std": "1,1,1"}, "std is '1,1,1'"),
+        ({"settings": ["training.steps=5"]}, "settings is .*training.steps"),
+        ({"shape": ["x:1x3x8x8"]}, "shape is .*x:1x3x8x8"),
+        ({"shape": {"x": "1x3x8x8"}}, "x.* is '1x3x8x8'"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(words: dict, told: str) -> None:
