@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgeq.core.errors import ModelError
 from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
 from edgeq.pipeline.options import BuildOptions
+
+# Checks of the lint whose findings no quantizer makes or mends.
+_OF_THE_NETWORK = frozenset({"model.operator", "model.shapes", "model.unsupported-form"})
 
 
 def settle_flavour(options: BuildOptions, card: TargetCard) -> BuildOptions:
@@ -76,7 +80,7 @@ def place(
     """Fold and plan; neither statistics nor the teacher are needed.
 
     Raises:
-        EdgeqError: if the model cannot be folded or placed.
+        EdgeqError: if the model cannot be folded or placed, or if the target's parser would refuse it.
     """
     from edgeq.graph.batchnorm import fold_batchnorm
     from edgeq.graph.fold_constants import fold_constants
@@ -85,6 +89,7 @@ def place(
     from edgeq.graph.spread_biases import spread_biases
 
     fold = fold_batchnorm(spread_biases(fold_constants(loaded.model).model).model)
+    _require_parsable(fold.model, card)
     inferred = infer_shapes(fold.model)
     plan = plan_placement(
         inferred, card=card, bits=options.bits, inputs=specs, for_dla=options.for_dla
@@ -92,6 +97,23 @@ def place(
     return Placed(
         model=fold.model, inferred=inferred, plan=plan, findings=_tell_unfolded(fold.findings)
     )
+
+
+def _require_parsable(model: onnx.ModelProto, card: TargetCard) -> None:
+    """Raise for what the lint of the written file would refuse after the training: Q/DQ nodes change none of it.
+
+    Raises:
+        ModelError: with everything that it finds.
+    """
+    from edgeq.graph.lint import lint
+
+    found = [finding for finding in lint(model, card) if finding.check in _OF_THE_NETWORK]
+    if found:
+        raise ModelError(
+            f"{card.title} would refuse the model: {'; '.join(item.what for item in found)}",
+            why=found[0].why,
+            mend=found[0].mend,
+        )
 
 
 def _tell_unfolded(findings: tuple[str, ...]) -> tuple[str, ...]:
