@@ -26,7 +26,7 @@ def place_it(parse_graph, folder: Path, *, antialias: int, target: str):
 
 
 def test_a_form_that_the_parser_refuses_is_refused_at_once(parse_graph, tmp_path):
-    with pytest.raises(ModelError, match="Jetson.* would refuse the model: Resize with antialias"):
+    with pytest.raises(ModelError, match=r"Jetson.* would refuse the model: Resize with antialias"):
         place_it(parse_graph, tmp_path, antialias=1, target="jetson-orin")
 
 
