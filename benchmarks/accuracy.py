@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from results_page import tell_limit, write_page
 from safetensors.numpy import save_file
-from table_rows import stamp_row
+from table_rows import stamp_row, tell_commit
 
 import edgeq
 from deploy.evaluate import evaluate_top1
@@ -146,6 +146,7 @@ class Bench:
             "wall_s": round(wall_s, 1),
             "synthesis_s": round(samples_s, 1),
             "stamp": stamp_row(job.recipe.data, job.recipe.numbers, setting="deploy", bits=bits),
+            "commit": tell_commit(),
             "load": round(os.getloadavg()[0], 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
             "versions": f"edgeq {edgeq.__version__}, torch {torch.__version__}, "
@@ -257,10 +258,12 @@ def page(record: dict[str, Any]) -> str:
             if any(variant in row for row in record)
             for line in lines
         ),
-        "A drop with * was measured when the recipe had other figures, or the grids other widths.",
+        "A drop with * was measured when the recipe had other figures, or the grids other widths. *Commit* is that of",
+        "the code; rows without are older than 69f5bd98f8, which searches first scales on values from everywhere in a",
+        "tensor, and not on every n-th one.",
         "",
-        "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| bits / effort / recipe | drop, mean | each seed | limit | wall s, mean (max) | limit | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in [
         *(row for row in ROWS if row in record),
@@ -269,6 +272,7 @@ def page(record: dict[str, Any]) -> str:
         runs = [record[row][seed] for seed in sorted(record[row])]
         drops = [run["drop_points"] for run in runs]
         walls = [run["wall_s"] for run in runs]
+        commits = sorted({run.get("commit", "") for run in runs} - {""})
         limit = LIMITS.get(row, (None, None))
         each = ", ".join(
             f"{run['drop_points']:.2f}{'' if is_current(row, run) else '*'}" for run in runs
@@ -276,7 +280,7 @@ def page(record: dict[str, Any]) -> str:
         lines.append(
             f"| {row.replace('/', ' / ')} | {statistics.mean(drops):.2f} | {each} | "
             f"{tell_limit(limit[0], statistics.mean(drops))} | {statistics.mean(walls):.0f} ({max(walls):.0f}) | "
-            f"{tell_limit(limit[1], max(walls), 0)} |"
+            f"{tell_limit(limit[1], max(walls), 0)} | {', '.join(commits) or '-'} |"
         )
     machines = sorted({run["machine"] for runs in record.values() for run in runs.values()})
     versions = sorted({run["versions"] for runs in record.values() for run in runs.values()})
