@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.core.errors import EdgeqError, InputError, ModelError
 from edgeq.graph.read import LoadedModel, load_any_model, load_model
+from edgeq.graph.view import GraphView
 
 Edit = Callable[[onnx.ModelProto], object]
 
@@ -114,6 +115,21 @@ def test_nodes_in_any_order_are_sorted_and_that_is_told(tmp_path: Path) -> None:
     onnx.checker.check_model(loaded.model, full_check=True)
     assert "in no running order" in loaded.findings[0]
     assert load_any_model(loaded.path) == loaded.model
+
+
+def test_shapes_behind_a_slice_of_computed_bounds_are_inferred(
+    parse_graph: Callable[..., onnx.ModelProto], tmp_path: Path
+) -> None:
+    """As torch.onnx.export writes unflatten; unless the bounds are stored, the inference takes the whole shape."""
+    model = parse_graph(
+        """g (float[N,4,6] x) => (float[a,b,c,d] y)
+        <int64[1] minus = {-1}, int64[1] rank = {3}, int64[1] zero = {0}, int64[2] parts = {2,3}>
+        { s = Shape(x) total = Add(minus, rank) end = Mod(total, rank) head = Slice(s, zero, end)
+          sizes = Concat<axis=0>(head, parts) r = Reshape(x, sizes) y = Relu(r) }""",
+        check=False,
+    )
+    inferred = GraphView(load_model(save(model, tmp_path)).inferred)
+    assert inferred.shape("r") == (None, 4, 2, 3)
 
 
 @pytest.mark.parametrize("attributes", [False, True], ids=["initializers", "constants-too"])
