@@ -40,8 +40,9 @@ samples, the numbers half finds scales and codes on them. A recipe of one half h
   apart better than the drop, in which answers gained and lost cancel: with 300 changed pictures of 10,000, chance alone
   moves the drop of a seed by up to 0.17 points (one standard deviation).
 - **Commits**: those before 69f5bd98f8 searched first scales on every n-th value of a tensor, those since on values from
-  everywhere in it. `mse` and `kl` have been measured anew. Rows that train were measured both ways at w4a4 and 60 s,
-  three seeds each (those with a figure behind a slash), and differ by less than their seeds.
+  everywhere in it. `mse` and `kl` have been measured anew. Eight rows that train were measured both ways at w4a4 and
+  60 s, three seeds each (those with a figure behind a slash): some lost more, some less, and on the mean nothing moved
+  (commit 442cf86 has the figures).
 - **Other columns**: means over the bits of the row. *Passes* are samples that went through the teacher, forward and
   backward; a part of the network counts as its share of layers. *MB* is the largest resident memory of the process,
   libraries included.

@@ -17,8 +17,6 @@ from edgeq.pipeline.options import BuildOptions
 
 # Checks of the lint whose findings no quantizer makes or mends.
 _OF_THE_NETWORK = frozenset({"model.operator", "model.shapes", "model.unsupported-form"})
-# Findings that a message names.
-_NAMED = 5
 
 
 def settle_flavour(options: BuildOptions, card: TargetCard) -> BuildOptions:
@@ -107,14 +105,13 @@ def _require_parsable(model: onnx.ModelProto, card: TargetCard) -> None:
     Raises:
         ModelError: with the first ones, and how many there are.
     """
+    from edgeq.graph.findings import listed
     from edgeq.graph.lint import lint
 
     found = [finding for finding in lint(model, card) if finding.check in _OF_THE_NETWORK]
     if found:
-        told = "; ".join(item.what for item in found[:_NAMED])
-        rest = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise ModelError(
-            f"{card.title} would refuse the model: {told}{rest}",
+            f"{card.title} would refuse the model: {listed([item.what for item in found])}",
             why=found[0].why,
             mend=found[0].mend,
         )

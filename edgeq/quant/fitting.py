@@ -88,8 +88,8 @@ class Fitting:
                 continue
             if keep < 1:
                 setattr(self._part, name, DroppedQuantizer(quantizer, keep, masks))
-            is_seen = keep > 0 and not isinstance(decision.owner, FixedRange)
-            if is_seen and owner not in learned:
+            can_learn = keep > 0 and not isinstance(decision.owner, FixedRange)
+            if can_learn and owner not in learned:
                 learned.add(owner)
                 scales.append(quantizer.log_scale)
         self._add(scales, self._spec.scale_rate)

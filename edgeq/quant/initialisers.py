@@ -126,11 +126,10 @@ def entropy_range(values: NDArray[np.float32], *, levels: int) -> float:
     counts, edges = np.histogram(values.astype(np.float64), bins=BINS, range=(0.0, top))
     histogram = counts.astype(np.float64)
     within = np.cumsum(counts) / counts.sum()
+    enough = 1 + int(np.searchsorted(within, 1 - MOST_CLIPPED))
     histogram[0] = histogram[1]
     best, found = np.inf, BINS
-    for kept in range(max(FEWEST_BINS, levels), BINS + 1):
-        if within[kept - 1] < 1 - MOST_CLIPPED:
-            continue
+    for kept in range(max(FEWEST_BINS, levels, enough), BINS + 1):
         divergence = _divergence(histogram, kept, levels)
         if divergence <= best:
             best, found = divergence, kept

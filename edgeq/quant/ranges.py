@@ -74,7 +74,7 @@ class ValueSample:
     """A bounded, deterministic sample of the values of a tensor that is seen batch by batch.
 
     Args:
-        limit: how many values are kept of each batch.
+        limit: how many values are kept of each batch at least, where it has them; fewer than twice as many are.
     """
 
     def __init__(self, limit: int) -> None:
@@ -83,7 +83,7 @@ class ValueSample:
         self._peaks: list[Tensor] = []
 
     def add(self, x: Tensor) -> None:
-        """Keep one value of each of up to `limit` runs of equal length in `x`, and its extremes."""
+        """Keep one value of each of `limit` runs of equal length in `x`, or somewhat more, and its extremes."""
         flat = x.detach().flatten()
         run = max(1, flat.numel() // self._limit)
         runs = torch.arange(flat.numel() // run, device=flat.device)
