@@ -277,6 +277,18 @@ def test_a_float_graph_has_no_findings(parse_graph):
     assert lint(parse_graph(graph("c = Conv(x, w, b) r = Relu(c) y = Add(c, r)")), CARD) == ()
 
 
+def test_shapes_behind_a_slice_of_computed_bounds_are_known(parse_graph):
+    """As torch.onnx.export(dynamo=False) writes attention: ONNX's inference computes no Mod."""
+    model = parse_graph(
+        """g (float[2,4,6] x) => (float[2,4] y)
+        <int64[1] minus = {-1}, int64[1] rank = {3}, int64[1] zero = {0}, int64[2] parts = {2,3}>
+        { s = Shape(x) a = Add(minus, rank) end = Mod(a, rank) head = Slice(s, zero, end)
+          sizes = Concat<axis=0>(head, parts) r = Reshape(x, sizes) y = ReduceMean<axes=[2,3],keepdims=0>(r) }""",
+        check=False,
+    )
+    assert not lint(model, CARD)
+
+
 def test_errors_stand_before_warnings(parse_graph):
     text = GOOD.replace("float[N,4,8,8] x", "float[N,4,H,W] x").replace(
         "int8 z = {0}", "int8 z = {3}"
