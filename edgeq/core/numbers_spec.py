@@ -16,7 +16,7 @@ class RangesSpec(Spec):
         weights, activations: names of range initialisers.
         percentile: of the absolute values that "percentile" covers.
         equalize: true moves the scales of channels between consecutive layers first (`edgeq.quant.equalize`).
-        equalize_activations: strength, 0 to 1, with which channels that share a scale of fewer than 4 bits are brought
+        equalize_activations: strength, 0 to 1, with which channels that share a scale of 4 bits or fewer are brought
             to one size first (`edgeq.quant.channels`).
     """
 

@@ -34,8 +34,16 @@ def test_every_recipe_gives_complete_values(make_case, make_problem, name):
     assert all(np.isfinite(row["loss"]) for row in history)
 
 
-def test_the_default_is_its_training_and_nothing_else(make_case, make_problem):
-    problem, recipe = make_problem(make_case("w4a4")), short("edgeq")
+@pytest.mark.parametrize(("bits", "moves"), [("w8a8", False), ("w4a8", False), ("w4a4", True)])
+def test_the_default_brings_channels_of_coarse_grids_to_one_size(
+    make_case, make_problem, bits, moves
+):
+    student, _ = find_numbers(make_problem(make_case(bits)), short("edgeq"), seed=0)
+    assert bool(student.channel_factors) is moves
+
+
+def test_at_8_bits_the_default_is_its_training_and_nothing_else(make_case, make_problem):
+    problem, recipe = make_problem(make_case("w8a8")), short("edgeq")
     found = find_numbers(problem, recipe, seed=0)[0].values()
     expected = train_student(problem, recipe.training, seed=0)[0].values()
     assert all(np.array_equal(found.codes[name], expected.codes[name]) for name in found.codes)
