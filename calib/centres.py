@@ -46,7 +46,8 @@ class Centres:
     """Statistics of each class's picture in the deep layers.
 
     Attributes:
-        layers: for each layer, mean and std [classes, C]; None for a shallow layer, or one without positions.
+        layers: for each layer, mean and std [classes, C]; None for a shallow layer, or one without positions, or with
+            several rows a picture.
     """
 
     layers: tuple[LayerStatistics | None, ...]
@@ -131,7 +132,10 @@ def find_centres(
         [moments.to(device) for moments in part]
         for part in problem.compute.world.each(len(batches), make)
     ]
-    layers = [None if i < first else _centre([m[i] for m in found]) for i in range(len(targets))]
+    classes = problem.classes or 0
+    layers = [
+        None if i < first else _centre([m[i] for m in found], classes) for i in range(len(targets))
+    ]
     return Centres(layers=tuple(layers))
 
 
@@ -159,11 +163,14 @@ def _texture(problem: SynthesisProblem, shown: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).sum() if terms else shown[0].new_zeros(())
 
 
-def _centre(parts: Sequence[Moments]) -> LayerStatistics | None:
-    """Return mean and std [classes, C] of the pictures of all classes; None for a layer without positions."""
+def _centre(parts: Sequence[Moments], classes: int) -> LayerStatistics | None:
+    """Return mean and std [classes, C] of the pictures of all classes.
+
+    None for a layer without positions, and for one that sees several rows a picture: nothing tells whose they are.
+    """
     means = [part.sample_mean for part in parts if part.sample_mean is not None]
     variances = [part.sample_var for part in parts if part.sample_var is not None]
-    if not means:
+    if sum(map(len, means)) != classes:
         return None
     return LayerStatistics(mean=torch.cat(means), std=torch.cat(variances).sqrt())
 

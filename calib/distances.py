@@ -10,7 +10,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from calib.statistics import (
-    VARIANCE_FLOOR,
     Distance,
     LayerStatistics,
     deviation,
@@ -25,7 +24,7 @@ def std_distance(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
     Deviation: biased variances in the place of unbiased ones.
     """
     mean_gap = ((mean - target.mean).abs() - target.mean_slack).clamp_min(0)
-    std = (var + VARIANCE_FLOOR).sqrt()
+    std = (var + target.eps).sqrt()
     std_gap = ((std - target.std).abs() - target.std_slack).clamp_min(0)
     return mean_gap.square() + std_gap.square()
 
@@ -33,9 +32,9 @@ def std_distance(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
 def variance_distance(mean: Tensor, var: Tensor, target: LayerStatistics) -> Tensor:
     """Return (m - mu)^2 + (w^2 - s^2)^2 of each channel; layers of large variance rule the sum over layers.
 
-    Source: block A2 (GDFQ, Xu et al., ECCV 2020; IntraQ, HAST, SynQ, TexQ). Deviation: s^2 has the layer's eps in it.
+    Source: block A2 (GDFQ, Xu et al., ECCV 2020; IntraQ, HAST, SynQ, TexQ).
     """
-    return (mean - target.mean).square() + (var - target.std.square()).square()
+    return (mean - target.mean).square() + (var + target.eps - target.std.square()).square()
 
 
 DISTANCES: dict[str, Distance] = {

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from calib.problem import SynthesisProblem
-from calib.statistics import VARIANCE_FLOOR, measure
+from calib.statistics import VARIANCE_FLOOR, measure, pool_batches
 from calib.synthesize import synthesize
+from calib.units import make_unit
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.specs import BNEntry, BNTable, Layout
 from edgeq.teacher.teacher import with_outputs
@@ -55,9 +56,8 @@ def table_from_leaves(problem: SynthesisProblem, spec: SynthesisSpec, seed: int)
         moments = [[measure(a) for a in module(*batch)[1]] for batch in batches]
     entries = []
     for tensor, parts in zip(tensors, zip(*moments, strict=True), strict=True):
-        between, mean = torch.var_mean(torch.stack([part.mean for part in parts]), 0, correction=0)
-        var = torch.stack([part.var for part in parts]).mean(0) + between
-        entries.append(_entry(tensor, mean, var))
+        found = pool_batches(parts)
+        entries.append(_entry(tensor, found.mean, found.var))
     return BNTable(entries=tuple(entries))
 
 
@@ -77,7 +77,11 @@ def table_from_weights(problem: SynthesisProblem) -> BNTable:
     first = problem.inputs[0]
     if first.layout is Layout.NCHW:
         mean, std = torch.zeros(first.channels), torch.ones(first.channels)
-        entries.append(_entry(first.name, mean, std.square()))
+        unit = make_unit(first)  # the table has the model's own unit, which N(0, 1) need not be
+        if unit.centre is None or unit.scale is None:
+            entries.append(_entry(first.name, mean, std.square()))
+        else:
+            entries.append(_entry(first.name, unit.centre.flatten(), unit.scale.flatten().square()))
     for node in _convolutions(module.graph):
         constants = _constants(module, node)
         if constants is None:

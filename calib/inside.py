@@ -26,7 +26,9 @@ def measure_inside(module: fx.GraphModule, count: int) -> None:
     graph = module.graph
     (end,) = [node for node in graph.nodes if node.op == "output"]
     moments = []
-    for node in end.args[0][1][:count]:
+    for index in range(count):
+        # Looked up anew: it may be a BatchNormalization, which the turn of what it reads has replaced.
+        node = end.args[0][1][index]
         readers = [user for user in node.users if user.target is batch_normalization]
         if len(readers) != 1:
             with graph.inserting_after(place_behind(node)):

@@ -81,7 +81,8 @@ class _Canvas:
         grey = self._uniform()
         colour = grey + self._spread * self._normal(channels)
         texture = lowpass(self._normal(1, height, width), 0.15 + 0.5 * float(self._uniform()[0]))
-        texture = texture / texture.flatten(1).std(1).clamp_min(1e-6).view(count, 1, 1, 1)
+        spread = texture.flatten(1).std(1, correction=min(1, height * width - 1))  # of one pixel: 0
+        texture = texture / spread.clamp_min(1e-6).view(count, 1, 1, 1)
         angle = 2 * math.pi * self._uniform()
         slope = torch.cos(angle) * (self._x - 0.5) + torch.sin(angle) * (self._y - 0.5)
         return colour.clamp(0, 1) + TEXTURE * texture + SHADING * self._normal() * slope

@@ -50,7 +50,10 @@ class Loop:
         for _ in range(self._spec.iterations):
             pictures = variables.pictures()
             shown = [view.show(x, generator) for view, x in zip(self._views, pictures, strict=True)]
-            terms = self._terms.weigh(shown, wanted)
+            try:
+                terms = self._terms.weigh(shown, wanted)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # of NaN or infinity
+                raise _ran_away("its spectrum cannot be found") from error
             loss = torch.stack(list(terms.values())).sum()
             variables.step(loss)
             told, row = _tell(loss, terms, pictures)
@@ -60,6 +63,8 @@ class Loop:
             pictures = variables.pictures()
             samples = [view.legal(x) for view, x in zip(self._views, pictures, strict=True)]
         samples = [x.detach().cpu() for x in samples]
+        if not all(bool(x.isfinite().all()) for x in samples):
+            raise _ran_away("NaN or infinity in the samples")
         self.keep(samples, labels)
         return samples, history
 
@@ -82,8 +87,13 @@ def _tell(
     row = dict(zip(terms, figures, strict=False))
     if all(map(math.isfinite, row.values())) and all(figures[len(terms) :]):
         return told, row
-    raise CalibError(
-        f"the loss of the synthesis is no longer finite: {row}",
+    raise _ran_away(str(row))
+
+
+def _ran_away(found: str) -> CalibError:
+    return CalibError(
+        f"the loss of the synthesis is no longer finite: {found}",
         why="the pixels have run away from what the teacher can be evaluated on, or its values overflow float32",
-        mend="lower --set synthesis.learning_rate, or try another --seed",
+        mend="lower --set synthesis.learning_rate (and synthesis.generator_rate, of recipes with a generator), or try "
+        "another --seed",
     )

@@ -53,8 +53,8 @@ def synthesize(
     Returns:
         samples: `spec.samples` rounded up to whole batches, and then the dead leaves that join them, so rounded too,
             [N, *shape] an input, of its type, inside the legal box.
-        labels: classes in turn, or the teacher's answers where the recipe asks for no classes; None where the output
-            is no classifier.
+        labels: classes in turn, or spread evenly where they are more than samples; the teacher's answers where the
+            recipe asks for no classes; None where the output is no classifier.
         history: the terms at each iteration, means over the batches; empty where nothing is optimised.
 
     Raises:
@@ -159,9 +159,14 @@ def _settle(problem: SynthesisProblem, seed: int) -> Compute:
 
 
 def _labels(problem: SynthesisProblem, spec: SynthesisSpec, batch: int) -> Tensor:
-    """Return the classes of one batch, taken in turn: [batch], int64."""
-    start = batch * spec.batch
-    return torch.arange(start, start + spec.batch) % (problem.classes or 1)
+    """Return the classes of one batch, [batch], int64: in turn, or spread evenly where they are more than samples.
+
+    Classes of one kind often stand together: those at the begin would be fish and birds alone.
+    """
+    classes = problem.classes or 1
+    total = math.ceil(spec.samples / spec.batch) * spec.batch
+    index = torch.arange(batch * spec.batch, (batch + 1) * spec.batch)
+    return index * classes // total if classes > total else index % classes
 
 
 def _mean_history(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:

@@ -25,6 +25,7 @@ from calib.statistics import (
     LayerStatistics,
     Moments,
     batch_term,
+    pool_batches,
     sample_term,
     targets_from_table,
     with_slack,
@@ -37,8 +38,8 @@ from edgeq.core.seeds import derive_seed
 from edgeq.core.specs import Layout
 from edgeq.teacher.teacher import Teacher, with_outputs
 
-# How many noise images set the slack. The paper is recalled to use 1,024; the quantile over channels is stable to 1 %
-# from 128 on.
+# How many noise images set the slack, rounded up to whole batches. The paper is recalled to use 1,024; the quantile
+# over channels is stable to 1 % from 128 on.
 SLACK_SAMPLES = 256
 
 
@@ -77,12 +78,9 @@ class Terms:
         self._spectrum: Spectrum | None = None
         self._relaxed: Sequence[LayerStatistics] = self._targets
         if spec.slack_quantile > 0:
-            noise = self._noise(SLACK_SAMPLES, "slack")
-            with torch.no_grad():
-                _, moments, _ = self._run(noise)
             self._relaxed = with_slack(
                 self._targets,
-                moments,
+                self._moments_of_noise(),
                 quantile=spec.slack_quantile,
                 relative=spec.distance == "relative",
             )
@@ -116,8 +114,9 @@ class Terms:
         terms = self._through_network(x, wanted) | self._picture_terms(x)
         if not terms:
             raise CalibError(
-                "nothing moves the samples: every weight of the synthesis is 0",
-                why="the loss is the weighted sum of the recipe's terms that this network can have",
+                "nothing moves the samples: the recipe has no term, of a weight above 0, that this network can have",
+                why="terms on classes need a classifier, terms on pictures a picture, terms on statistics a "
+                "BatchNormalization",
                 mend="pass --set synthesis.batch_statistics=1, or take --recipe leaves",
             )
         return terms
@@ -150,7 +149,10 @@ class Terms:
     def _statistics_terms(self, moments: Sequence[Moments], wanted: Wanted) -> dict[str, Tensor]:
         spec = self._spec
         terms = {}
-        if moments and spec.batch_statistics > 0:
+        has_samples = any(m.sample_mean is not None for m in moments)
+        # Vectors have no statistics of single samples: those of the batch stand in where the recipe has no others.
+        weight = spec.batch_statistics or (0.0 if has_samples else spec.sample_statistics)
+        if moments and weight > 0:
             found = batch_term(
                 moments,
                 self._targets,
@@ -158,8 +160,8 @@ class Terms:
                 sum_channels=spec.sum_channels,
             )
             layers = self._layers if spec.sum_layers else 1
-            terms["statistics"] = spec.batch_statistics * layers * found
-        if spec.sample_statistics > 0 and any(m.sample_mean is not None for m in moments):
+            terms["statistics"] = weight * layers * found
+        if spec.sample_statistics > 0 and has_samples:
             found = sample_term(
                 moments,
                 self._relaxed,
@@ -209,6 +211,17 @@ class Terms:
             found = soft_inception(logits, wanted.labels, wanted.confidence)
             terms["confidence"] = spec.soft_inception * found
         return terms
+
+    def _moments_of_noise(self) -> list[Moments]:
+        """Return the moments of each layer on noise, which takes no more memory than a batch of samples does."""
+        size = min(self._spec.batch, SLACK_SAMPLES)
+        noise = self._noise(-(-SLACK_SAMPLES // size) * size, "slack")
+        with torch.no_grad():
+            parts = [
+                self._run(part)[1]
+                for part in zip(*(torch.split(x, size) for x in noise), strict=True)
+            ]
+        return [pool_batches(layer) for layer in zip(*parts, strict=True)]
 
     def _noise_spectrum(self, count: int) -> Spectrum:
         """Return the Gram spectrum of noise, drawn once a run."""

@@ -29,6 +29,8 @@ _FOLDABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def read_bn_table(model: onnx.ModelProto) -> BNTable:
     """Return the running statistics of every BatchNormalization whose parameters are constant, in running order.
 
+    One that reads a constant is left out: no input moves what it sees.
+
     Raises:
         ModelError: if a node is in training mode, or its parameters are no vectors of one length.
     """
@@ -44,7 +46,8 @@ def read_bn_table(model: onnx.ModelProto) -> BNTable:
                 source="node",
             )
             for node in _inference_nodes(view)
-            if (found := read_parameters(view, node)) is not None
+            if view.constant_root(node.input[0]) is None
+            and (found := read_parameters(view, node)) is not None
         )
     )
 

@@ -81,3 +81,24 @@ def test_every_captured_tensor_is_measured_whoever_reads_it(module):
         alone = measure(tensor)
         for name in NAMES:
             torch.testing.assert_close(getattr(moments, name), getattr(alone, name))
+
+
+def test_a_batchnorm_that_reads_another_one_is_measured():
+    """A stem's BatchNormalization before the first one of a pre-activation block."""
+
+    class Chain(Net):
+        def forward(self, x):
+            own = (self.figure_0, self.figure_1, self.figure_2, self.figure_3)
+            a = x + 1
+            first = batch_normalization(a, *own)
+            return (batch_normalization(first, *own),), (a, first)
+
+    net = Chain()
+    traced = fx.GraphModule(net, fx.Tracer(autowrap_functions=(batch_normalization,)).trace(net))
+    x = torch.randn(6, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    outputs, captured = traced(x)
+    measure_inside(traced, 2)
+    measured_outputs, moments = traced(x)
+    torch.testing.assert_close(measured_outputs, outputs)
+    for found, tensor in zip(moments, captured, strict=True):
+        torch.testing.assert_close(found.mean, tensor.mean((0, 2, 3)))

@@ -14,14 +14,16 @@ import calib.view
 from calib.filters import channels_first_filter
 from calib.problem import no_statistics
 from calib.statistics import batch_term, measure, targets_from_table
-from calib.synthesize import synthesize
+from calib.synthesize import _labels, synthesize
 from calib.units import legal_box
 from calib.unoptimised import initial_pixels, leaves
 from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.errors import CalibError
 from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable, Layout
+from edgeq.graph.batchnorm import read_bn_table
 from edgeq.teacher.compute import Compute
+from edgeq.teacher.importer import import_teacher
 from edgeq.teacher.teacher import with_outputs
 
 
@@ -412,3 +414,46 @@ def test_bfloat16_ends_as_near_to_the_statistics_as_float32_and_is_the_same_ever
     assert first.samples.tobytes() != plain.samples.tobytes()
     wanted = statistics_loss(problem, plain.samples)
     assert statistics_loss(problem, first.samples) == pytest.approx(wanted, rel=0.05)
+
+
+def test_classes_are_spread_where_they_are_more_than_samples(make_problem, make_spec):
+    many = dataclasses.replace(make_problem(), classes=1000)
+    spec = make_spec(samples=8, batch=4)
+    made = torch.cat([_labels(many, spec, index) for index in range(2)])
+    assert made.tolist() == [0, 125, 250, 375, 500, 625, 750, 875]
+
+
+def test_networks_with_several_rows_a_sample_get_samples(parse_graph, make_problem, make_spec):
+    """Two frames a sample lie on the batch's axis before the second BatchNormalization, and along time behind."""
+    model = parse_graph(
+        """g (float[N,3,8,8] x) => (float[N,5] y)
+        <float[4,3,3,3] w0, float[4] g0, float[4] b0, float[4] m0, float[4] v0, int64[3] s = {-1,4,16},
+         float[4] g1, float[4] b1, float[4] m1, float[4] v1, float[5,4] w2, int64[4] two = {-1,3,4,8}>
+        { h = Reshape(x, two) c = Conv(h, w0) a = BatchNormalization(c, g0, b0, m0, v0)
+          l = AveragePool<kernel_shape=[1,3], strides=[1,1]>(a) r = Reshape(l, s)
+          n = BatchNormalization(r, g1, b1, m1, v1)
+          p = GlobalAveragePool(n) f = Flatten(p) y = Gemm<transB=1>(f, w2) }""",
+        v0=np.ones(4, np.float32),
+        v1=np.ones(4, np.float32),
+    )
+    own = dataclasses.replace(
+        make_problem(), teacher=import_teacher(model), table=read_bn_table(model)
+    )
+    for spec in (make_spec(), make_spec(centres="class", centre_iterations=2)):
+        made = synthesize(own, spec, seed=0)
+        assert len(made) == 8
+        assert np.isfinite(made.samples).all()
+
+
+def test_pictures_of_one_pixel_are_finite(make_problem, make_spec):
+    problem = make_problem()
+    spec = dataclasses.replace(problem.inputs[0], shape=(3, 1, 1))
+    made = leaves(spec, 4, torch.Generator().manual_seed(0), spread=0.1)
+    assert made.isfinite().all()
+
+
+def test_samples_that_the_last_step_ruins_are_told(problem, make_spec):
+    spec = make_spec(loop="generator", generator_rate=1e30, iterations=1)
+    with pytest.raises(CalibError, match="no longer finite") as caught:
+        synthesize(problem, spec, seed=0)
+    assert "synthesis.generator_rate" in caught.value.mend

@@ -72,7 +72,7 @@ def test_weights_are_factors(problem, make_spec, x):
 
 def test_a_loss_without_a_term_is_refused(problem, make_spec, x):
     weights = ("batch_statistics", "sample_statistics", "decorrelation", "label")
-    with pytest.raises(CalibError, match="every weight of the synthesis is 0") as caught:
+    with pytest.raises(CalibError, match="the recipe has no term") as caught:
         weigh(problem, make_spec(**dict.fromkeys(weights, 0.0)), x)
     assert "--recipe leaves" in caught.value.mend
 
@@ -85,3 +85,33 @@ def test_a_network_without_a_classifier_has_no_margin(parse_graph):
     with pytest.raises(CalibError, match="gives the class scores") as caught:
         classifier_input(import_teacher(parse_graph(HEADLESS)))
     assert "synthesis.margin=0" in caught.value.mend
+
+
+def test_the_slack_is_found_in_batches_no_larger_than_the_recipes(problem, make_spec, monkeypatch):
+    rows = []
+    run = Terms._run
+    monkeypatch.setattr(Terms, "_run", lambda own, x: rows.append(len(x[0])) or run(own, x))
+    small, large = (Terms(problem, make_spec(batch=size), seed=0) for size in (48, 512))
+    assert set(rows[:-1]) == {48}
+    assert sum(rows[:-1]) >= rows[-1] == 256
+    for ours, theirs in zip(small._relaxed, large._relaxed, strict=True):
+        assert ours.mean_slack == pytest.approx(theirs.mean_slack, rel=0.2)
+
+
+def test_vectors_are_held_to_the_statistics_of_their_batch(problem, parse_graph, make_spec):
+    """ZeroQ and DSG weigh statistics of single samples, and vectors have none."""
+    model = parse_graph(
+        """g (float[N,3,8,8] x) => (float[N,4] y)
+        <float[192,4] w, float[4] g, float[4] b, float[4] m, float[4] v>
+        { f = Flatten(x) c = MatMul(f, w) y = BatchNormalization(c, g, b, m, v) }""",
+        v=np.ones(4, np.float32),
+    )
+    own = dataclasses.replace(
+        problem, teacher=import_teacher(model), table=read_bn_table(model), classes=None
+    )
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    spec = make_spec(batch_statistics=0.0, sample_statistics=2.0, slack_quantile=0.0)
+    other = make_spec(batch_statistics=2.0, sample_statistics=0.0, slack_quantile=0.0)
+    found = weigh(own, spec, x)
+    assert found["statistics"] == weigh(own, other, x)["statistics"] > 0
+    assert "sample" not in found

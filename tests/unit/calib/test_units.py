@@ -9,6 +9,7 @@ import torch
 from calib.units import standardise
 from edgeq.core.specs import InputSpec, Layout
 from edgeq.teacher.importer import import_teacher
+from edgeq.teacher.teacher import run_and_capture
 
 PICTURE = InputSpec(
     name="x",
@@ -78,3 +79,22 @@ def test_the_legal_box_is_that_of_the_file(parse_graph, spec):
     assert box == pytest.approx((-2, 2))
     restored = unit.restore(torch.full((1, *spec.shape), 9.0))
     assert set(restored.flatten().tolist()) == {spec.high[0]}
+
+
+def test_statistics_of_an_input_are_in_the_models_unit(parse_graph):
+    """As a BatchNormalization recorded them that reads the input itself."""
+    changed, _ = standardise(import_teacher(parse_graph(NET)), [BYTES, VECTOR])
+    grey, t = torch.zeros(1, 2, 3, 3), torch.ones(1, 4)
+    _, seen = run_and_capture(changed, [grey, t], ["x", "t"])
+    assert seen["x"].unique().tolist() == pytest.approx([127.5])
+    assert seen["t"].unique().tolist() == pytest.approx([105.0])
+
+
+def test_a_tensor_may_have_the_name_that_torch_gives_the_input(parse_graph):
+    model = parse_graph(
+        "g (float[N,2,3,3] x) => (float[N,2,3,3] y) { x_1 = Neg (x) y = Neg (x_1) }"
+    )
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x.1"
+    changed, _ = standardise(import_teacher(model), [dataclasses.replace(BYTES, name="x.1")])
+    y = changed.module(torch.zeros(1, 2, 3, 3))[0]
+    assert y.unique().tolist() == pytest.approx([127.5])

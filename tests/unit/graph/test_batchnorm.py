@@ -552,3 +552,13 @@ def test_shapes_are_inferred_once_and_not_once_a_node(monkeypatch: pytest.Monkey
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted)
     assert kinds(fold_batchnorm(model).model) == ["Gemm"] * 5
     assert count == 2  # a look at what can be folded, and the round that folds it
+
+
+def test_one_that_reads_a_constant_has_no_statistics_to_match(parse_graph) -> None:
+    model = parse_graph(
+        """g (float[2,3] x) => (float[2,3] y)
+        <float[2,3] k, float[3] g0, float[3] b, float[3] m, float[3] v>
+        { n = BatchNormalization(k, g0, b, m, v) y = Add(x, n) }""",
+        v=np.ones(3, np.float32),
+    )
+    assert read_bn_table(model).entries == ()
