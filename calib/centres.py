@@ -8,10 +8,12 @@ has it, the texture term from a summary of the paper. A reconstruction.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calib.distances import variance_distance
@@ -28,6 +30,7 @@ from calib.statistics import (
 )
 from calib.variables import Pixels
 from calib.view import View, as_nchw
+from edgeq.core.checkpoints import NO_CHECKPOINTS, Checkpoint, Checkpoints
 from edgeq.core.progress import Progress
 from edgeq.core.recipes import SynthesisSpec
 from edgeq.core.seeds import derive_seed
@@ -39,6 +42,8 @@ from edgeq.teacher.teacher import with_outputs
 SHALLOW, DEEP = 0.2, 1.1
 # The weight of the cross-entropy: SynQ's code.
 LABEL = 5.0
+
+_FIGURES = tuple(field.name for field in dataclasses.fields(Moments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +99,18 @@ def count_steps(problem: SynthesisProblem, spec: SynthesisSpec) -> int:
 
 
 def find_centres(
-    problem: SynthesisProblem, spec: SynthesisSpec, *, seed: int, progress: Progress
+    problem: SynthesisProblem,
+    spec: SynthesisSpec,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Centres | None:
     """Return the centres that the recipe asks for; None where it asks for none, or there are no classes.
 
     One picture a class moves down 5 CE + sum_l w_l A2_l / L + `centre_texture` * texture, w = 0.2 for shallow and 1.1
-    for deep layers, at a constant rate.
+    for deep layers, at a constant rate. Every batch of classes is kept in `checkpoints`, and not made again where it is
+    found there.
     """
     if count_steps(problem, spec) == 0:
         return None
@@ -128,15 +139,46 @@ def find_centres(
         with torch.no_grad():
             return [measure(a).to(CPU) for a in module(*pixels.pictures())[1]]
 
-    found = [
-        [moments.to(device) for moments in part]
-        for part in problem.compute.world.each(len(batches), make)
-    ]
+    world = problem.compute.world
+    made = list(world.tell(_found(checkpoints, len(batches))))
+    kept = len(made)
+    if kept:
+        progress.advance(kept * spec.centre_iterations)
+    for part in world.each(len(batches) - kept, lambda index: make(kept + index)):
+        if world.rank == 0:
+            checkpoints.save(f"centres-{len(made)}", _as_checkpoint(part))
+        made.append(part)
+    found = [[moments.to(device) for moments in part] for part in made]
     classes = problem.classes or 0
     layers = [
         None if i < first else _centre([m[i] for m in found], classes) for i in range(len(targets))
     ]
     return Centres(layers=tuple(layers))
+
+
+def _found(checkpoints: Checkpoints, batches: int) -> list[list[Moments]]:
+    """Return the first batches of centres, as many as an interrupted run has kept."""
+    found: list[list[Moments]] = []
+    while len(found) < batches:
+        kept = checkpoints.load(f"centres-{len(found)}")
+        if kept is None:
+            break
+        layers = [kept.part(str(index)) for index in range(kept.notes["layers"])]
+        found.append([_as_moments(layer) for layer in layers])
+    return found
+
+
+def _as_checkpoint(layers: Sequence[Moments]) -> Checkpoint:
+    parts = {
+        str(index): {key: x.numpy() for key in _FIGURES if (x := getattr(layer, key)) is not None}
+        for index, layer in enumerate(layers)
+    }
+    return Checkpoint.of_parts(parts, {"layers": len(layers)})
+
+
+def _as_moments(layer: Mapping[str, NDArray[Any]]) -> Moments:
+    figures = {key: torch.from_numpy(layer[key]) if key in layer else None for key in _FIGURES}
+    return Moments(**figures)  # type: ignore[arg-type]  # mean and var are always there
 
 
 def _start(problem: SynthesisProblem, spec: SynthesisSpec, labels: Tensor, seed: int) -> Pixels:

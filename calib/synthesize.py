@@ -74,6 +74,10 @@ def synthesize(
         raise no_statistics()
     if not problem.table.entries and (problem.classes is None or not spec.wants_classes):
         source = "leaves" if spec.start == "leaves" else "noise"
+        _LOG.warning(
+            "the network has no convolution whose statistics could be estimated, so samples are %s that nothing moves",
+            {"leaves": "dead leaves"}.get(source, source),
+        )
         spec = dataclasses.replace(spec, source=source)
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)
     problem = dataclasses.replace(problem, compute=_settle(problem, seed))
@@ -81,9 +85,12 @@ def synthesize(
     extra = math.ceil(spec.samples * spec.leaves_per_sample / spec.batch)
     found = problem.compute.world.tell(_found(checkpoints, batches))
     left = batches - len(found)
-    steps = world.rounds(left) * spec.iterations + count_steps(problem, spec) + extra
+    centre_steps = count_steps(problem, spec) if left else 0
+    steps = world.rounds(left) * spec.iterations + centre_steps + extra
     progress.start("synthesize", steps, "step")
-    centres = find_centres(problem, spec, seed=seed, progress=progress)
+    centres = None
+    if left:
+        centres = find_centres(problem, spec, seed=seed, progress=progress, checkpoints=checkpoints)
     loop = Loop(problem, spec, Terms(problem, spec, seed=seed, centres=centres), seed=seed)
 
     def make(index: int) -> _Batch:

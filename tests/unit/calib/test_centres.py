@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
+from interrupted import Interrupted
 
+import calib.centres
 from calib.centres import Centres, count_steps, deep_start, find_centres
 from calib.distances import variance_distance
 from calib.statistics import LayerStatistics, measure
+from calib.synthesize import synthesize
+from edgeq.core.checkpoints import Checkpoints
 from edgeq.core.progress import NoProgress
 from edgeq.core.specs import BNTable
 
@@ -34,6 +39,23 @@ def test_every_class_has_a_centre_in_each_deep_layer(problem, make_spec):
     assert count_steps(problem, spec) == 4
     again = find_centres(problem, spec, seed=0, progress=SILENT)
     assert torch.equal(again.layers[1].mean, found.layers[1].mean)
+
+
+def test_centres_that_were_made_before_an_interrupt_are_not_made_again(
+    problem, make_spec, tmp_path
+):
+    spec = make_spec(centres="class", centre_iterations=2, batch=2)
+    whole, kept = synthesize(problem, spec, seed=0), Checkpoints(tmp_path, "key")
+    with pytest.raises(KeyboardInterrupt):  # in the last of three batches of classes
+        synthesize(problem, spec, seed=0, progress=Interrupted(5), checkpoints=kept)
+    with mock.patch("calib.centres._start", wraps=calib.centres._start) as start:
+        found = synthesize(problem, spec, seed=0, checkpoints=kept)
+        assert start.call_count == 1
+        again = synthesize(
+            problem, spec, seed=0, checkpoints=kept
+        )  # every batch of samples is there
+        assert start.call_count == 1
+    assert found.samples.tobytes() == again.samples.tobytes() == whole.samples.tobytes()
 
 
 def test_a_recipe_without_centres_and_a_network_without_classes_have_none(

@@ -299,12 +299,13 @@ def test_an_estimate_without_a_table_moves_pixels_to_their_classes(problem, make
     assert found.history[-1]["label"] < found.history[0]["label"] - 0.1
 
 
-def test_where_nothing_can_be_matched_the_leaves_stay_as_they_are(problem, make_spec):
+def test_where_nothing_can_be_matched_the_leaves_stay_as_they_are(problem, make_spec, caplog):
     bare = dataclasses.replace(problem, table=BNTable(entries=()), classes=None)
     spec = make_spec(targets="leaves", start="leaves")
     found = synthesize(bare, spec, seed=0)
     plain = synthesize(bare, dataclasses.replace(spec, source="leaves"), seed=0)
     assert found.samples.tobytes() == plain.samples.tobytes()
+    assert "samples are dead leaves that nothing moves" in caplog.text
 
 
 def test_a_loss_that_is_no_longer_finite_is_told_at_once(problem, make_spec):
