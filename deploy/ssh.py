@@ -225,8 +225,13 @@ def _policy(paramiko: Any, known: Path, access: Access) -> Any:
                     "once with ssh, or pass --accept-new-host-key",
                 )
             known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with known.open("a", encoding="ascii") as file:
-                file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+            with known.open("a+b") as file:
+                file.seek(0)
+                end = file.read()[-1:]
+                # A last line without an end would take the new one in.
+                first = b"" if end in (b"", b"\n") else b"\n"
+                line = f"{hostname} {key.get_name()} {key.get_base64()}\n"
+                file.write(first + line.encode())
 
     return Policy()
 

@@ -236,6 +236,18 @@ def test_a_new_host_key_is_kept_when_asked_for(make_bundle, deploy, server, tmp_
     assert deploy(make_bundle(), server.access(folder=folder)).passed
 
 
+def test_a_new_host_key_has_a_line_of_its_own_behind_one_without_an_end(
+    make_bundle, deploy, server, tmp_path
+):
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    other = "other ssh-ed25519 " + (server.folder / "user.pub").read_text().split()[1]
+    (folder / "known_hosts").write_text(other)
+    assert deploy(make_bundle(), server.access(folder=folder, accepts_new=True)).passed
+    assert (folder / "known_hosts").read_text().splitlines()[0] == other
+    assert deploy(make_bundle(), server.access(folder=folder)).passed
+
+
 def test_a_changed_host_key_is_refused_even_when_new_ones_are_taken(
     make_bundle, deploy, server, tmp_path
 ):
