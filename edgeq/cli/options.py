@@ -213,6 +213,12 @@ def say_defaults(context: typer.Context, **chosen: object) -> None:
         say(f"defaults: {shlex.join(words)}")
 
 
+def lie_beside(path: Path, name: str) -> Path:
+    """Return the path of `name` in the folder that `path` lies in; that is so of `.` and `..`, too."""
+    whole = path if path.name not in ("", "..") else path.resolve()
+    return whole.parent / name
+
+
 def read_numbers(option: str, text: str) -> tuple[float, ...]:
     """Return the numbers of a comma-separated list; an empty text gives none."""
     if not text.strip():

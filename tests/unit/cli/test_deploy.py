@@ -50,6 +50,14 @@ def test_the_bundle_of_a_build_is_found_and_the_report_lies_beside_it(
     assert done.out.splitlines() == ["a line of the board", "PASS: device_report.json"]
 
 
+def test_the_bundle_may_be_the_folder_in_which_one_stands(
+    edgeq: Any, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir("net/bundle")
+    assert edgeq("deploy", "nvidia@orin", ".").code == 0
+    assert asked["out"] == tmp_path / "net" / "device_report.json"
+
+
 def test_every_option_is_handed_on(edgeq: Any, asked: dict[str, Any]) -> None:
     words = ["-p", "2222", "--identity", "key", "--accept-new-host-key", "--remote-dir", "d"]
     words += ["--clean", "--rebuild", "--out", "r.json"]

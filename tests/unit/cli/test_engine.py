@@ -54,6 +54,13 @@ def test_the_defaults_are_said_and_handed_on(edgeq: Any, asked: dict[str, Any]) 
     )
 
 
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_a_folder_in_place_of_a_model_is_told(edgeq: Any, folder: str) -> None:
+    done = edgeq("engine", folder, "--target", "jetson-orin")
+    assert done.code == 3
+    assert "the model is no ordinary file" in done.err
+
+
 def test_every_option_is_handed_on(edgeq: Any, asked: dict[str, Any]) -> None:
     words = ["--out", "e.plan", "--timing-cache", "t.cache", "--workspace-mb", "256"]
     words += ["--shape", "x:1x3:2x3:4x3", "--version-compatible"]
