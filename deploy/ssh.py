@@ -155,7 +155,7 @@ def connect(access: Access) -> Board:
 
     Raises:
         MissingDependencyError: if paramiko is not installed.
-        InputError: if the address is none, or the key cannot be read.
+        InputError: if the address is none, or a file of ~/.ssh cannot be read.
         DeviceError: if the board cannot be reached, its host key is not the known one, or it lets nobody in.
     """
     paramiko = require("paramiko", why="for SSH", install="pip install 'edgeq[ssh]'")
@@ -167,16 +167,22 @@ def connect(access: Access) -> Board:
             mend="pass for instance nvidia@192.168.55.1",
         )
     folder = access.folder.expanduser()
-    config = _read_config(paramiko, folder / "config", match["host"])
+    settings, known = folder / "config", folder / "known_hosts"
+    with _faults_of(paramiko, settings):
+        config = _read_config(paramiko, settings, match["host"])
+        port = access.port or _read_port(config)
     host = str(config.get("hostname", match["host"]))
-    port = access.port or int(config.get("port", 22))
     client = paramiko.SSHClient()
-    known = folder / "known_hosts"
     for path in (Path("/etc/ssh/ssh_known_hosts"), known):
-        if path.is_file():
-            client.load_system_host_keys(str(path))
+        with _faults_of(paramiko, path):
+            if path.is_file():
+                client.load_system_host_keys(str(path))
     client.set_missing_host_key_policy(_policy(paramiko, known, access))
     keys = [str(access.identity)] if access.identity else config.get("identityfile", [])
+    with _faults_of(paramiko, settings):
+        proxy = _proxy(paramiko, config, host, port)
+    if proxy is None:
+        _check_host(host)
     try:
         client.connect(
             host,
@@ -184,7 +190,7 @@ def connect(access: Access) -> Board:
             username=match["user"] or config.get("user"),
             key_filename=[key for key in keys if access.identity or Path(key).is_file()] or None,
             look_for_keys=access.identity is None,
-            sock=_proxy(paramiko, config, host, port),
+            sock=proxy,
             timeout=_TIMEOUT_S,
             banner_timeout=_TIMEOUT_S,
             auth_timeout=_TIMEOUT_S,
@@ -199,10 +205,48 @@ def connect(access: Access) -> Board:
         raise _explain(paramiko, error, access, known) from error
 
 
+@contextmanager
+def _faults_of(paramiko: Any, path: Path) -> Iterator[None]:
+    """Raise what the block meets in the file `path` of ssh's as a fault of that file."""
+    kinds = (paramiko.SSHException, paramiko.hostkeys.InvalidHostKey, OSError)
+    try:
+        yield
+    except (*kinds, ValueError, OverflowError) as error:  # the last two: of keys
+        raise InputError(
+            f"ssh's {path.name} cannot be used: {error}",
+            why="edgeq reads it by paramiko, which takes most of what ssh takes, but not @cert-authority or @revoked",
+            mend="mend that line, or take it out",
+            path=path,
+        ) from error
+
+
 def _read_config(paramiko: Any, path: Path, host: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host))
+    try:
+        return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host))
+    except paramiko.CouldNotCanonicalize as error:  # whose text is the name alone
+        msg = f"{host} is in none of CanonicalDomains, and CanonicalizeFallbackLocal is no"
+        raise ValueError(msg) from error
+
+
+def _read_port(config: dict[str, Any]) -> int:
+    text = str(config.get("port", 22))
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 1 << 16:
+        msg = f"Port {text} is none"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _check_host(host: str) -> None:
+    try:
+        host.encode("idna")  # as the look-up does
+    except UnicodeError as error:
+        raise InputError(
+            f"'{host}' is no name of a host",
+            why="between its dots are 1 to 63 characters each",
+            mend="mend the address, or HostName in ~/.ssh/config",
+        ) from error
 
 
 def _proxy(paramiko: Any, config: dict[str, Any], host: str, port: int) -> Any:

@@ -17,7 +17,7 @@ from fake_trt.sshd import Server, run_sshd
 
 from deploy.deployment import deploy_bundle, require_pass
 from deploy.remote_folder import make_folders
-from deploy.ssh import Board
+from deploy.ssh import Access, Board, connect
 from edgeq.core.errors import (
     BuildError,
     DeviceError,
@@ -273,6 +273,39 @@ def test_a_name_and_a_key_of_the_ssh_config_are_used(make_bundle, deploy, server
     )
     access = server.access(address="orin", port=None, identity=None, folder=folder)
     assert deploy(make_bundle(), access).passed
+
+
+CANONICAL = b"CanonicalizeHostname yes\nCanonicalDomains x.invalid\nCanonicalizeFallbackLocal no\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config", b"Port abc", "Port abc is none"),
+        ("config", b"Port 70000", "Port 70000 is none"),
+        ("config", b"Match foo", "Match"),
+        ("config", b'Host "a', "Unparsable host"),
+        ("config", b'ProxyCommand "nc %h %p', "No closing quotation"),
+        ("config", b"ProxyCommand /nowhere/nc", "/nowhere/nc"),
+        ("config", b"# caf\xe9", "can't decode byte 0xe9"),
+        ("config", CANONICAL, "in none of CanonicalDomains"),
+        ("known_hosts", b"# caf\xe9", "can't decode byte 0xe9"),
+        ("known_hosts", b"board ssh-ed25519 AAA", "board ssh-ed25519 AAA"),
+        ("known_hosts", b"@cert-authority * ssh-ed25519 AAAA", "@cert-authority"),
+    ],
+)
+def test_a_file_of_ssh_that_cannot_be_read_is_named(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"ssh's {name} cannot be used") as caught:
+        connect(Access(address="no-such-board", folder=tmp_path))
+    assert told in caught.value.what
+    assert caught.value.path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_name_that_no_host_can_have_is_refused(tmp_path, host):
+    with pytest.raises(InputError, match="is no name of a host"):
+        connect(Access(address=host, folder=tmp_path))
 
 
 def test_a_board_that_is_off_is_told(make_bundle, deploy, server):
