@@ -155,7 +155,7 @@ def connect(access: Access) -> Board:
 
     Raises:
         MissingDependencyError: if paramiko is not installed.
-        InputError: if the address is none, or a file of ~/.ssh cannot be read.
+        InputError: if the address is none, or the key or a file of ~/.ssh cannot be read.
         DeviceError: if the board cannot be reached, its host key is not the known one, or it lets nobody in.
     """
     paramiko = require("paramiko", why="for SSH", install="pip install 'edgeq[ssh]'")
@@ -166,6 +166,8 @@ def connect(access: Access) -> Board:
             why="it is [USER@]HOST",
             mend="pass for instance nvidia@192.168.55.1",
         )
+    if access.identity is not None:
+        _check_key(paramiko, access.identity)
     folder = access.folder.expanduser()
     settings, known = folder / "config", folder / "known_hosts"
     with _faults_of(paramiko, settings):
@@ -201,8 +203,36 @@ def connect(access: Access) -> Board:
         client.close()
         raise
     except (paramiko.SSHException, OSError) as error:
+        is_login = _is_login(client.get_transport()) and not isinstance(error, OSError)
         client.close()
-        raise _explain(paramiko, error, access, known) from error
+        raise _explain(paramiko, error, access, known, is_login=is_login) from error
+
+
+def _check_key(paramiko: Any, path: Path) -> None:
+    """Check that a private key can be read: paramiko tells of one that cannot as of a board that is off."""
+    reason = "it is no private key"
+    kinds = (paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key)
+    try:
+        if any(_is_key(paramiko, kind, path) for kind in kinds):
+            return
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise InputError(
+        f"--identity cannot be used: {reason}",
+        why="edgeq logs in with a private key as ssh-keygen makes it: RSA, ECDSA or Ed25519",
+        mend="pass for instance --identity ~/.ssh/id_ed25519",
+        path=path,
+    )
+
+
+def _is_key(paramiko: Any, kind: Any, path: Path) -> bool:
+    try:
+        kind.from_private_key_file(str(path).removesuffix("-cert.pub"))
+    except paramiko.PasswordRequiredException:
+        return True  # the agent may have it
+    except (paramiko.SSHException, ValueError, AssertionError, IndexError):
+        return False  # of another kind, or cut off
+    return True
 
 
 @contextmanager
@@ -280,7 +310,14 @@ def _policy(paramiko: Any, known: Path, access: Access) -> Any:
     return Policy()
 
 
-def _explain(paramiko: Any, error: Exception, access: Access, known: Path) -> Exception:
+def _is_login(transport: Any) -> bool:
+    """Return whether a connection is at its login; the error may be one of the last key, tried as another kind."""
+    return bool(transport and transport.is_active() and not transport.is_authenticated())
+
+
+def _explain(
+    paramiko: Any, error: Exception, access: Access, known: Path, *, is_login: bool
+) -> Exception:
     address = access.address
     if isinstance(error, paramiko.BadHostKeyException):
         return DeviceError(
@@ -294,9 +331,10 @@ def _explain(paramiko: Any, error: Exception, access: Access, known: Path) -> Ex
             why="edgeq asks for none",
             mend="load it into the agent: ssh-add KEY",
         )
-    if isinstance(error, paramiko.AuthenticationException):
+    is_refusal = isinstance(error, paramiko.AuthenticationException)
+    if is_login or is_refusal:
         return DeviceError(
-            f"{address} lets nobody in: {error}",
+            f"{address} lets nobody in" + (f": {error}" if is_refusal else ""),
             why="edgeq logs in with keys: --identity, the agent, ~/.ssh/config and ~/.ssh",
             mend=f"copy your key to the board: ssh-copy-id {address}",
         )

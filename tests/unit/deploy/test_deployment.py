@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import threading
 import time
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from deploy.ssh import Access, Board, connect
 from edgeq.core.errors import (
     BuildError,
     DeviceError,
+    EdgeqError,
     GateFailed,
     InputError,
     MissingDependencyError,
@@ -262,6 +264,28 @@ def test_a_changed_host_key_is_refused_even_when_new_ones_are_taken(
 def test_a_key_that_the_board_does_not_know_is_refused(make_bundle, deploy, server):
     with pytest.raises(DeviceError, match="lets nobody in"):
         deploy(make_bundle(), server.access(identity=server.folder / "host"))
+
+
+@pytest.mark.parametrize("name", ["none", "folder", "text", "user.pub", "cut", "bytes"])
+def test_an_identity_that_is_no_private_key_is_told_before_anything_is_sent(server, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("no key\n")
+    (tmp_path / "user.pub").write_bytes((server.folder / "user.pub").read_bytes())
+    (tmp_path / "cut").write_bytes((server.folder / "user").read_bytes()[:200])
+    (tmp_path / "bytes").write_bytes(b"\x00\xff")
+    with pytest.raises(InputError, match="--identity cannot be used") as caught:
+        connect(server.access(identity=tmp_path / name))
+    assert caught.value.path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+@pytest.mark.parametrize("phrase", ["", "secret"])
+def test_a_private_key_of_any_kind_is_tried(server, tmp_path, kind, phrase):
+    words = ["ssh-keygen", "-q", "-t", kind, "-N", phrase, "-f", str(tmp_path / "key")]
+    subprocess.run(words, check=True)
+    told = "lets nobody in" if not phrase else "has a passphrase"
+    with pytest.raises(EdgeqError, match=told):
+        connect(server.access(identity=tmp_path / "key"))
 
 
 def test_a_name_and_a_key_of_the_ssh_config_are_used(make_bundle, deploy, server, tmp_path):
