@@ -19,7 +19,7 @@ from deploy.sealed import SUMS, verify_bundle
 from deploy.ssh import Access, Board, connect, faults, lost_connection
 from edgeq.core import errors
 from edgeq.core.errors import BuildError, DeviceError, EdgeqError, GateFailed, InputError
-from edgeq.core.files import digest_file, write_bytes
+from edgeq.core.files import digest_file, require_writable, write_bytes
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.serial import Spec
 
@@ -80,7 +80,7 @@ def deploy_bundle(
         progress: who hears of the upload.
 
     Raises:
-        InputError: if the bundle was changed.
+        InputError: if the bundle was changed, or `out` cannot be written.
         DeviceError: if the board cannot be reached or used, another run holds the folder, or the connection is lost.
         EdgeqError: the fault that ended the run on the board, of its class; wrong outputs are no such fault.
     """
@@ -94,6 +94,7 @@ def deploy_bundle(
         )
     sums[SUMS] = digest_file(bundle / SUMS)
     place = _choose_folder(folder, sums[SUMS])
+    require_writable(out)
     with connect(access) as board, _faults_told(board, place), hold(board, place):
         kept: Sequence[str] = ()
         try:

@@ -45,6 +45,22 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             handle.unlink()
 
 
+def require_writable(path: Path) -> None:
+    """Check that a file can be written to `path`, before the work that it is to hold; makes its folder.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def _cannot_write(path: Path, error: OSError) -> InputError:
     # numpy tells of a write that came out short without an errno.
     if error.errno is None or error.errno in NO_ROOM:

@@ -14,6 +14,7 @@ from edgeq.core.files import (
     atomic_write,
     digest_file,
     read_json,
+    require_writable,
     write_bytes,
     write_json,
     write_with,
@@ -103,6 +104,17 @@ def test_a_name_that_a_folder_has_is_told_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="cannot write taken"):
         write_bytes(tmp_path / "taken", b"abc")
     assert [item.name for item in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_place_is_tried_before_there_is_anything_to_write(tmp_path):
+    (tmp_path / "file").write_text("x")
+    require_writable(tmp_path / "new" / "r.json")
+    require_writable(tmp_path / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    assert (tmp_path / "file").read_text() == "x"
+    for path in (tmp_path, tmp_path / "file" / "r.json", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot write"):
+            require_writable(path)
 
 
 def test_json_has_sorted_keys_and_the_same_bytes_each_time(tmp_path):

@@ -164,6 +164,16 @@ def test_a_fault_on_the_board_is_raised_as_its_kind_and_its_report_is_kept(
     assert (tmp_path / "report.json").exists()
 
 
+@pytest.mark.parametrize("out", ["/proc/nope/r.json", "folder"])
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_sent(
+    make_bundle, deploy, tmp_path, out
+):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        deploy(make_bundle(), out=tmp_path / out, is_clean=True)
+    assert deploy.said == []
+
+
 def test_a_report_of_an_earlier_run_does_not_count(make_bundle, deploy):
     deploy(make_bundle())
     with pytest.raises(InputError, match="ended with 3 and left no report"):
