@@ -79,6 +79,12 @@ polygraphy {check}
 """
 
 
+_NO_TRTEXEC = """
+There is no line for trtexec here: it splits its list of shapes at commas and quotes, and an input has one in
+its name. ./build.sh hands names to TensorRT itself.
+"""
+
+
 def build_script(card: TargetCard) -> str:
     """Return `build.sh`: check the files, then build, run, compare, time and report (`deploy.board`)."""
     purpose = (
@@ -94,7 +100,9 @@ def check_script(card: TargetCard) -> str:
 
 
 def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
-    """Return the part of README.txt on trtexec, which builds and times without Python."""
+    """Return the part of README.txt on trtexec, which builds and times without Python; a line may be empty."""
+    if not all(commands.values()):
+        return _NO_TRTEXEC
     lines = "".join(f"    trtexec {shlex.join(line)}\n" for line in commands.values())
     return f"\nWithout TensorRT's Python bindings (nothing is compared then):\n{lines}"
 

@@ -23,7 +23,7 @@ DLA_README = f"""
 This bundle is for DLA. ./build.sh builds {DLA_MODEL} with {CACHE} for DLA core 0, layers that it
 cannot take on the GPU; --device dla1 takes the other core, --device gpu builds model.qdq.onnx for the GPU
 alone. DLA rounds ties away from zero and quantizes weights by itself, which the limits may be too narrow
-for. {DLA_SCRIPT} builds and times the same with trtexec, which needs no Python bindings and compares nothing.
+for. {DLA_SCRIPT}, if it is here, does the same with trtexec, which needs no Python bindings and compares nothing.
 """
 
 # trtexec, not Python: it sets the calibrator by itself.
@@ -78,7 +78,7 @@ def dla_files(
     card: TargetCard,
     inputs: Sequence[InputSpec],
 ) -> dict[str, bytes]:
-    """Return the files by name.
+    """Return the files by name; without the script where trtexec cannot read the name of an input.
 
     Args:
         model: without Q/DQ nodes.
@@ -88,7 +88,7 @@ def dla_files(
 
     Raises:
         TargetError: if the target has no DLA.
-        InputError: if a tensor has a name that the cache, or trtexec, cannot hold.
+        InputError: if a tensor has a name that the cache cannot hold.
     """
     partial = f".{DLA_ENGINE}.part"
     build = dla_line(
@@ -104,8 +104,8 @@ def dla_files(
         timing=shlex.join(timing),
         engine=DLA_ENGINE,
     )
-    return {
+    files = {
         DLA_MODEL: model.SerializeToString(deterministic=True),
         CACHE: write_cache(scales, tensorrt_version(card)),
-        DLA_SCRIPT: script.encode(),
     }
+    return files | ({DLA_SCRIPT: script.encode()} if build else {})

@@ -34,7 +34,7 @@ class BatchRange(Spec):
             raise InputError(
                 f"batch sizes min {self.min}, opt {self.opt}, max {self.max}",
                 why="an engine needs 1 <= min <= opt <= max",
-                mend="pass for instance --batch 1,1,16",
+                mend="pass for instance BatchRange(min=1, opt=1, max=16)",
             )
 
 
@@ -55,12 +55,16 @@ def trtexec_line(
         inputs: of the model; those without a fixed batch size get shape ranges.
         batch: the sizes for these; 1, 1, 16 if not given.
 
+    Returns:
+        nothing where trtexec cannot read the name of such an input; build.sh, which does without it, can.
+
     Raises:
         TargetError: if the target has no TensorRT or no INT8.
-        InputError: if an input has a name that trtexec cannot read.
     """
     version = tensorrt_version(card)
     require_capability(card, Capability.INT8)
+    if not _is_readable(inputs):
+        return []
     line = [f"--onnx={onnx_name}", f"--saveEngine={engine_name}", *_precision(card, version)]
     line += _shape_ranges(inputs, batch or BatchRange())
     line.append(
@@ -88,18 +92,18 @@ def dla_line(
 ) -> list[str]:
     """Return the arguments, after `trtexec`, that build an engine for DLA from a model without Q/DQ nodes.
 
-    A dynamic batch is built for batches of one: DLA takes static shapes.
+    A dynamic batch is built for batches of one: DLA takes static shapes. Nothing where `trtexec_line` gives nothing.
 
     Raises:
         TargetError: if the target has no DLA.
-        InputError: if an input has a name that trtexec cannot read.
     """
     require_capability(card, Capability.DLA)
     single = BatchRange(min=1, opt=1, max=1)
     line = trtexec_line(
         card, onnx_name=onnx_name, engine_name=engine_name, inputs=inputs, batch=single
     )
-    return [*line, f"--calib={cache_name}", f"--useDLACore={core}", "--allowGPUFallback"]
+    options = [f"--calib={cache_name}", f"--useDLACore={core}", "--allowGPUFallback"]
+    return [*line, *options] if line else []
 
 
 def timing_line(
@@ -112,12 +116,14 @@ def timing_line(
     """Return the arguments, after `trtexec`, of the canonical timing: no transfers, spin wait, CUDA graph.
 
     TensorRT 11 has these three as defaults and drops their flags; 8.x takes one percentile.
+    Nothing where `trtexec_line` gives nothing.
 
     Raises:
         TargetError: if the target has no TensorRT.
-        InputError: if an input has a name that trtexec cannot read.
     """
     version = tensorrt_version(card)
+    if not _is_readable(inputs):
+        return []
     modes = ["--noDataTransfers", "--useSpinWait", "--useCudaGraph"] if version < (11,) else []
     shapes = _shapes("--shapes", inputs, (batch or BatchRange()).opt)
     percentile = "--percentile=50,90,95,99" if version >= (10,) else "--percentile=99"
@@ -159,15 +165,13 @@ def _shape_ranges(inputs: Sequence[InputSpec], batch: BatchRange) -> list[str]:
     ]
 
 
+def _is_readable(inputs: Sequence[InputSpec]) -> bool:
+    """Return whether trtexec can read the name of every dynamic input: it splits its list of shapes at these two."""
+    return not any(set(",'") & set(item.name) for item in inputs if item.batch is None)
+
+
 def _shapes(flag: str, inputs: Sequence[InputSpec], size: int) -> list[str]:
     """Return `flag` with the shape of every dynamic input; nothing for a static model, where trtexec refuses it."""
     dynamic = [item for item in inputs if item.batch is None]
-    for item in dynamic:
-        if "," in item.name or "'" in item.name:
-            raise InputError(
-                f"input '{item.name}' has a comma or a quote in its name",
-                why="trtexec splits its list of shapes there, so no dynamic engine can be built",
-                mend="rename the input, or fix its batch size before export",
-            )
     shapes = [f"{item.name}:{'x'.join(map(str, (size, *item.shape)))}" for item in dynamic]
     return [f"{flag}={','.join(shapes)}"] if shapes else []

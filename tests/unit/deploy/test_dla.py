@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 
 import pytest
@@ -24,6 +25,12 @@ def test_the_files_are_for_trtexec_with_dla_of_that_release(target, teacher, inp
     assert "--maxShapes=x:1x3x8x8" in build
     (tmp_path / "s.sh").write_bytes(files[DLA_SCRIPT])
     assert subprocess.run(["sh", "-n", tmp_path / "s.sh"], check=False).returncode == 0
+
+
+def test_there_is_no_script_for_trtexec_where_it_cannot_read_an_input(teacher, input_spec):
+    inputs = [dataclasses.replace(input_spec, name="a,b")]
+    files = dla_files(teacher, {"a,b": 0.5}, card=load_card("jetson-orin"), inputs=inputs)
+    assert set(files) == {DLA_MODEL, CACHE}
 
 
 def test_a_target_without_dla_is_refused_with_the_nearest_that_has_it(teacher, input_spec):
