@@ -31,8 +31,9 @@ g (float[N,3,6,6] x) => (float[N,4] logits) {{
 _QUANTIZE = "q = QuantizeLinear (x, scale, zero) dq = DequantizeLinear (q, scale, zero)"
 
 
-def _make_model(quantize: str, source: str) -> onnx.ModelProto:
+def _make_model(quantize: str, source: str, output: str) -> onnx.ModelProto:
     model = parser.parse_model(_NET.format(quantize=quantize, source=source))
+    model.graph.output[0].name = model.graph.node[-1].output[0] = output
     w = np.random.default_rng(0).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
     values = {"w": w, "scale": np.float32(0.05), "zero": np.int8(0)}
     used = {name for node in model.graph.node for name in node.input}
@@ -47,8 +48,11 @@ def _make_model(quantize: str, source: str) -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory) -> Path:
     """Return a folder with the teacher and the bundle of a CPU target."""
-    folder = tmp_path_factory.mktemp("build")
-    teacher, qdq = _make_model("", "x"), _make_model(_QUANTIZE, "dq")
+    return _make_build(tmp_path_factory.mktemp("build"))
+
+
+def _make_build(folder: Path, output: str = "logits") -> Path:
+    teacher, qdq = _make_model("", "x", output), _make_model(_QUANTIZE, "dq", output)
     onnx.save(teacher, folder / "teacher.onnx")
     x = np.random.default_rng(1).standard_normal((8, 3, 6, 6)).astype(np.float32)
     spec = InputSpec(
@@ -144,6 +148,12 @@ def test_the_comparison_fails_where_the_limits_are_too_tight(build):
 def test_the_run_script_of_the_bundle_passes(build):
     done = _type("sh bundle/run.sh", build)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_output_whose_name_begins_with_a_dash_is_compared(tmp_path):
+    done = _type("sh bundle/run.sh", _make_build(tmp_path, "-out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout
 
 
 def test_the_command_of_the_readme_passes_as_it_stands(build):

@@ -16,6 +16,7 @@ from polygraphy.json import load_json
 
 from deploy.board_files import board_files
 from deploy.bundle import BundleResult, _engine_request, write_bundle
+from deploy.bundle_texts import check_line
 from deploy.cards import load_card
 from deploy.onnxrt import run_onnx
 from deploy.probes import make_probes
@@ -356,6 +357,23 @@ def test_a_hostile_input_name_stays_one_word_of_the_trtexec_line(make_named, nam
     text = make_named(name)
     (line,) = [line for line in text.splitlines() if "trtexec --onnx" in line]
     assert f"--minShapes={name}:1x3x8x8" in shlex.split(line)
+
+
+def test_outputs_that_look_like_options_share_the_widest_of_their_limits(make_card):
+    line = check_line(make_card(), tolerances={"-a": 0.1, "-b": 0.2, "c": 0.3})
+    assert line[line.index("--atol") + 1 :] == ["0.2", "c:0.3"]
+
+
+def test_a_script_works_on_its_own_folder_and_on_none_of_cdpath(make_bundle, tmp_path):
+    make_bundle()
+    (tmp_path / "other" / "bundle").mkdir(parents=True)
+    done = subprocess.run(
+        ["sh", "bundle/build.sh"],
+        env={"PATH": os.environ["PATH"], "CDPATH": f"{tmp_path}/other", "PYTHON": "no-python"},
+        cwd=tmp_path / "out",
+        check=False,
+    )
+    assert done.returncode == 5
 
 
 def test_the_scripts_are_executable_and_plain_posix_sh(make_bundle, tmp_path):
