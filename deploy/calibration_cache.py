@@ -47,7 +47,8 @@ def read_cache(data: bytes) -> tuple[str, dict[str, float]]:
         InputError: if it is none.
     """
     try:
-        header, *lines = data.decode().splitlines()
+        # Not splitlines, which splits at form feeds and U+2028, too, and names have those.
+        header, *lines = data.decode().replace("\r\n", "\n").split("\n")
         pairs = [line.rpartition(": ") for line in lines if line]
         scales = {name: struct.unpack(">f", bytes.fromhex(digits))[0] for name, _, digits in pairs}
     except (ValueError, struct.error) as error:

@@ -36,6 +36,15 @@ def test_every_scale_comes_back_bit_for_bit_under_its_name():
     assert np.float32(list(found.values())).tobytes() == values.tobytes()
 
 
+def test_names_with_other_characters_that_end_a_line_come_back():
+    scales = dict.fromkeys(("a\u2028b", "a\x0cb", "a\x85b", "a\x1cb"), 0.5)
+    assert read_cache(write_cache(scales, (10, 3)))[1] == scales
+
+
+def test_a_cache_with_the_line_ends_of_windows_is_read():
+    assert read_cache(b"TRT-8501-E\r\nx: 3f000000\r\n") == ("TRT-8501-E", {"x": 0.5})
+
+
 def test_trtexec_reads_the_eight_digits_behind_the_last_colon():
     line = write_cache({"a:b": 0.5}, (10, 3)).decode().splitlines()[1]
     name, digits = line[: line.rindex(":")], line[line.rindex(":") + 1 :].strip()[:8]
