@@ -80,7 +80,7 @@ def deploy_bundle(
         progress: who hears of the upload.
 
     Raises:
-        InputError: if the bundle was changed, or `out` cannot be written.
+        InputError: if the bundle was changed, `out` cannot be written, or `folder` is no folder of its own.
         DeviceError: if the board cannot be reached or used, another run holds the folder, or the connection is lost.
         EdgeqError: the fault that ended the run on the board, of its class; wrong outputs are no such fault.
     """
@@ -95,7 +95,7 @@ def deploy_bundle(
     sums[SUMS] = digest_file(bundle / SUMS)
     place = _choose_folder(folder, sums[SUMS])
     require_writable(out)
-    with connect(access) as board, _faults_told(board, place), hold(board, place):
+    with connect(access) as board, _faults_told(board, place), hold(board, _own(board, place)):
         kept: Sequence[str] = ()
         try:
             sent = upload(board, bundle, place, sums, progress or NoProgress())
@@ -145,7 +145,27 @@ def _choose_folder(asked: str | None, seal: str) -> str:
             why="it is a folder of its own, absolute or in the home folder",
             mend="pass for instance --remote-dir edgeq or /tmp/edgeq",
         )
-    return name
+    return posixpath.normpath(name)
+
+
+def _own(board: Board, place: str) -> str:
+    """Return `place`, a folder of the board that is neither the home folder nor one that it lies in.
+
+    Raises:
+        InputError: if it is.
+    """
+    home = board.files.normalize(".")
+    try:
+        there = board.files.normalize(place)
+    except FileNotFoundError:
+        return place
+    if posixpath.commonpath([home, there]) == there:
+        raise InputError(
+            f"--remote-dir {place!r} cannot be used: it is {there}, and the home folder is {home}",
+            why="the bundle's files would lie among others there, and --clean would remove such as README.txt",
+            mend="pass for instance --remote-dir edgeq or /tmp/edgeq",
+        )
+    return place
 
 
 def _check(board: Board, place: str, out: Path, *, is_again: bool, say: Say) -> None:

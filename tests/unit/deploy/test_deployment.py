@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import subprocess
 import threading
@@ -357,6 +358,13 @@ def test_an_address_that_is_none_is_refused(make_bundle, deploy, server, address
 def test_a_folder_that_cannot_be_one_of_its_own_is_refused(make_bundle, deploy, folder):
     with pytest.raises(InputError, match="--remote-dir"):
         deploy(make_bundle(), folder=folder)
+
+
+@pytest.mark.parametrize("folder", [".", "..", "./", "new/..", pwd.getpwuid(os.getuid()).pw_dir])
+def test_the_home_folder_and_those_above_it_are_refused(make_bundle, deploy, folder):
+    with pytest.raises(InputError, match="the home folder is"):
+        deploy(make_bundle(), folder=folder, is_clean=True)
+    assert deploy.said == []
 
 
 def test_a_folder_that_cannot_be_written_is_told(make_bundle, deploy, tmp_path):
