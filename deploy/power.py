@@ -22,14 +22,11 @@ _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?")
 _GPU_MHZ = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
 _EMC_MHZ = re.compile(r"\bEMC_FREQ \d+%@(\d+)")
 _GPU_C = re.compile(r"\bgpu@(-?[\d.]+)C", re.IGNORECASE)
-# The rail of the whole module where there is one (Nano, NX); else the sum of what is measured (AGX).
-_WHOLE = ("VDD_IN", "POM_5V_IN")
-_WORD_IN_MEMORY = {
-    "RAM",
-    "SWAP",
-    "IRAM",
-    "LFB",
-}  # "RAM 2448/7620MB" has a rail's form but for its unit
+# The rail of the whole module or board where there is one (Nano, NX, Thor); else the sum of what is measured (AGX).
+_WHOLE = ("VDD_IN", "POM_5V_IN", "VIN")
+# Other words have a rail's form, too ("RAM 2448/7620MB"). AGX Xavier calls its rails after what they feed.
+_RAIL_BEGINS = ("VDD", "VIN", "POM")
+_XAVIER_RAILS = ("GPU", "CPU", "SOC", "CV", "SYS5V")
 
 Reading = dict[str, float]
 
@@ -129,7 +126,7 @@ def read_tegrastats(line: str) -> Reading:
     rails = {
         name: int(now) / 1000
         for name, now, _ in _RAIL.findall(line)
-        if name not in _WORD_IN_MEMORY and name.startswith(("VDD", "VIN", "POM"))
+        if name.startswith(_RAIL_BEGINS) or name in _XAVIER_RAILS
     }
     found: Reading = {}
     if rails:

@@ -14,6 +14,11 @@ NX = (
     "VDD_IN 11234mW/9876mW VDD_CPU_GPU_CV 4400mW/4000mW VDD_SOC 2200mW/2100mW"
 )
 AGX = "GR3D_FREQ 99%@1300 gpu@45C VDD_GPU_SOC 8000mW/7000mW VDD_CPU_CV 2000mW/2000mW VIN_SYS_5V0 4500mW/4000mW"
+XAVIER = (
+    "RAM 2448/31919MB (lfb 4x4MB) CPU [12%@1190,off] EMC_FREQ 0% GR3D_FREQ 0% "
+    "GPU 120/100 CPU 468/450 SOC 937/900 CV 0/0 VDDRQ 312/234 SYS5V 1458/1400"
+)
+THOR = "VDD_GPU 3561mW/3561mW VDD_CPU_SOC_MSS 7910mW/7910mW VIN_SYS_5V0 7620mW/7620mW VIN 26686mW/26686mW"
 NANO = (
     "RAM 900/3964MB (lfb 5x4MB) IRAM 0/252kB(lfb 252kB) EMC_FREQ 3%@1600 GR3D_FREQ 40%@921 GPU@36C "
     "POM_5V_IN 3500/3200 POM_5V_GPU 800/700"
@@ -33,6 +38,14 @@ def test_the_rail_of_the_whole_module_is_taken_where_there_is_one() -> None:
 
 def test_rails_are_added_where_none_is_of_the_whole() -> None:
     assert read_tegrastats(AGX) == {"power_w": 14.5, "gpu_mhz": 1300.0, "gpu_c": 45.0}
+
+
+def test_every_rail_of_agx_xavier_counts() -> None:
+    assert read_tegrastats(XAVIER) == {"power_w": pytest.approx(3.295)}
+
+
+def test_the_rail_of_thor_s_whole_board_holds_the_others() -> None:
+    assert read_tegrastats(THOR) == {"power_w": 26.686}
 
 
 @pytest.mark.parametrize("line", ["", "tegrastats: permission denied", "RAM 2448/7620MB"])
