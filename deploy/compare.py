@@ -189,7 +189,7 @@ def _pair_tensors(
 
 def _open(model: ModelSource) -> Side:
     if isinstance(model, Path) and is_engine(model):
-        return EngineSide(model.read_bytes())
+        return EngineSide(model)
     return OnnxSide(model)
 
 

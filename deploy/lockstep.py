@@ -10,11 +10,15 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from deploy.board.driver import probe_driver
+from deploy.board.loading import prepare_runtime
+from deploy.board.messages import make_logger
+from deploy.board.record import read_loading
 from deploy.board.releases import SUPPORTED
 from deploy.onnxrt import Array, ModelInput, ModelSource, Session, cast_input
 from edgeq.core.errors import DeviceError, InputError
@@ -65,13 +69,15 @@ class EngineSide:
         MissingDependencyError: if TensorRT is not installed.
     """
 
-    def __init__(self, plan: bytes) -> None:
+    def __init__(self, path: Path) -> None:
         from polygraphy.datatype import DataType
 
         import_torch()
         probe_driver()  # before any TensorRT object is made
-        require("tensorrt", SUPPORTED, why="to run an engine", install="pip install tensorrt")
-        self._plan = plan
+        self._trt = require(
+            "tensorrt", SUPPORTED, why="to run an engine", install="pip install tensorrt"
+        )
+        self._plan, self._loading = path.read_bytes(), read_loading(path)
         runner, explained = self.runner(())
         with explained, runner:
             metadata = runner.get_input_metadata(use_numpy_dtypes=False)
@@ -91,7 +97,13 @@ class EngineSide:
         """Return polygraphy's runner of TensorRT."""
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-        return TrtRunner(EngineFromBytes(self._plan)), _explained_engine()
+        engine = EngineFromBytes(self._plan, self._make_runtime)
+        return TrtRunner(engine), _explained_engine()
+
+    def _make_runtime(self) -> Any:
+        runtime = self._trt.Runtime(make_logger(self._trt))
+        prepare_runtime(runtime, self._loading)
+        return runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

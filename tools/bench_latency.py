@@ -282,6 +282,8 @@ def _describe(item: dict[str, Any]) -> list[str]:
         f"  {gpu}, {item['memory']} memory by {item['cuda_library']}",
         f"  inputs {_shapes(item['shapes'])}, {item['inputs']}; engine {item['engine_sha256'][:12]}",
     ]
+    if item["dla_core"] is not None:
+        lines.append(f"  DLA core {item['dla_core']}, by the record beside the engine")
     lines += [f"  warning: {text}" for text in item["warnings"]]
     return [*lines, f"  {_describe_power(item['power'])}"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Seq
 
 from deploy.board.dialect import Dialect
 from deploy.board.dla import use_dla
+from deploy.board.loading import Loading, prepare_runtime
 from deploy.board.messages import failed_build, make_logger, read_faults, refused_model
 from deploy.board.portable import (
     keep_out_plugins,
@@ -201,6 +202,7 @@ def _inspect(trt: Any, plan: bytes, ranges: Sequence[Any], request: BuildRequest
     """Return the inspector's JSON on an engine."""
     logger = make_logger(trt)
     runtime = trt.Runtime(logger)
+    prepare_runtime(runtime, Loading(dla_core=request.dla_core))
     if request.is_version_compatible:
         trust_engine(runtime)
     engine = runtime.deserialize_cuda_engine(plan)

@@ -15,6 +15,7 @@ from deploy.board.builder import BuiltEngine
 from deploy.board.driver import Device
 from deploy.board.facts import read_l4t
 from deploy.board.inspector import Int8Report
+from deploy.board.loading import Loading
 from edgeq.core.files import digest_file, write_bytes, write_json
 
 
@@ -73,3 +74,9 @@ def read_record(engine: Path) -> Optional[Dict[str, Any]]:
     except (OSError, ValueError):  # a run that was cut off left one without the other
         return None
     return data if is_whole else None
+
+
+def read_loading(engine: Path) -> Loading:
+    """Return how the record of an engine says that it was built; as for the GPU alone if it has none."""
+    request = (read_record(engine) or {}).get("request") or {}
+    return Loading(dla_core=request.get("dla_core"))

@@ -19,6 +19,7 @@ from deploy.board.driver import Device, probe_driver
 from deploy.board.facts import read_facts
 from deploy.board.inspector import judge_int8, read_layers
 from deploy.board.judge import OutputVerdict, judge_outputs
+from deploy.board.loading import Loading
 from deploy.board.record import read_record, write_engine_files
 from deploy.board.releases import SUPPORTED, choose_dialect
 from deploy.board.request import InputShapes, read_request, read_shapes
@@ -128,7 +129,8 @@ def _fill(
     with open_cuda(is_spinning=options.timing.is_spinning) as cuda:
         is_managed = cuda.is_integrated and not options.timing.has_transfers
         plan = (folder / ENGINE).read_bytes()
-        engine = Engine(trt, plan, cuda, is_managed=is_managed)
+        loading = Loading(dla_core=core)
+        engine = Engine(trt, plan, cuda, loading=loading, is_managed=is_managed)
         calls = read_inputs(folder / INPUTS)
         verdicts = judge_outputs(
             read_outputs(folder / OUTPUTS),

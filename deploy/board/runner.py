@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from deploy.board.cuda import Cuda
+from deploy.board.loading import Loading, prepare_runtime
 from deploy.board.messages import failed_run, make_logger
 from edgeq.core.errors import InputError
 
@@ -30,6 +31,7 @@ class Engine:
         trt: the `tensorrt` module; the driver must have been probed.
         plan: the engine.
         cuda: where its buffers lie.
+        loading: how it was built; None for the GPU alone.
         is_managed: have them move between both memories by themselves, as trtexec does on integrated GPUs.
 
     Attributes:
@@ -40,11 +42,20 @@ class Engine:
         InputError: if a tensor has a type that numpy lacks.
     """
 
-    def __init__(self, trt: Any, plan: bytes, cuda: Cuda, *, is_managed: bool = False) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        plan: bytes,
+        cuda: Cuda,
+        *,
+        loading: Optional[Loading] = None,
+        is_managed: bool = False,
+    ) -> None:
         self._cuda = cuda
         self._is_managed = is_managed
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
+        prepare_runtime(self._runtime, loading or Loading())
         self._engine = _load(trt, self._runtime, plan)
         self._context = _start(trt, self._engine)
         self._types = _read_types(self._engine)

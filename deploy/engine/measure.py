@@ -12,6 +12,7 @@ from typing import Any
 
 from deploy.board.driver import probe_driver
 from deploy.board.facts import read_facts
+from deploy.board.record import read_loading
 from deploy.board.releases import SUPPORTED
 from deploy.board.runner import Engine
 from deploy.board.timing import TimingSpec, time_engine
@@ -72,9 +73,10 @@ def measure_engine(
         )
     device = probe_driver()  # before any TensorRT object is made
     trt = require("tensorrt", SUPPORTED, why="to run an engine", install="pip install tensorrt")
+    loading = read_loading(path)
     with open_cuda(cuda, is_spinning=timing.is_spinning) as access:
         is_managed = access.is_integrated and not timing.has_transfers
-        engine = Engine(trt, path.read_bytes(), access, is_managed=is_managed)
+        engine = Engine(trt, path.read_bytes(), access, loading=loading, is_managed=is_managed)
         inputs = [
             ModelInput(name=name, shape=shape, dtype=dtype)
             for name, (shape, dtype) in engine.describe_inputs().items()
@@ -95,6 +97,7 @@ def measure_engine(
         "inputs": f"random, seed {seed}",
         "memory": "managed" if is_managed else "device",
         "cuda_library": cuda,
+        "dla_core": loading.dla_core,
         "device": device._asdict(),
         "tensorrt_version": str(trt.__version__),
         "power": meter.summary(queries_per_s=figures["throughput_qps"]),

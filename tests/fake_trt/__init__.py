@@ -400,6 +400,7 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
 
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
             script.asked["is_trusted"] = vars(self).get("engine_host_code_allowed", False)
+            script.asked.setdefault("cores", []).append(vars(self).get("DLA_core"))
             return module.ICudaEngine() if script.loads and plan.startswith(b"ftrt") else None
 
     class ICudaEngine:

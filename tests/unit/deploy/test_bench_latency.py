@@ -21,6 +21,7 @@ from deploy.board.driver import probe_driver
 from deploy.onnxrt import Session
 from deploy.trtexec_times import read_times
 from edgeq.core.errors import InputError
+from edgeq.core.files import digest_file
 
 ROOT = Path(__file__).parents[3]
 TIMES = ROOT / "tests" / "data" / "trtexec_times.json"
@@ -120,6 +121,22 @@ def test_the_three_changed_defaults_are_stated(tool, gpu, plan, capsys, words, s
     report = json.loads(_run(tool, capsys, plan, *words, "--json")[1])
     found = report["models"][0]["settings"]
     assert (found["has_transfers"], found["is_spinning"], found["has_graph"]) == settings
+
+
+def test_an_engine_for_dla_runs_on_the_core_of_its_record(tool, gpu, script, plan, capsys):
+    gpu()
+    assert _run(tool, capsys, plan)[0] == 0
+    _write_record(plan, dla_core=1)
+    code, out, _ = _run(tool, capsys, plan)
+    assert code == 0
+    assert "DLA core 1, by the record beside the engine" in out
+    assert json.loads(_run(tool, capsys, plan, "--json")[1])["models"][0]["dla_core"] == 1
+    assert script.asked["cores"] == [None, 1, 1]
+
+
+def _write_record(plan: Path, **request: object) -> None:
+    record = {"engine_sha256": digest_file(plan), "request": request}
+    plan.with_name(f"{plan.name}.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize("library", ["ctypes", "cuda-python", "pycuda"])

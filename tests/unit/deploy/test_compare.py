@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import onnx
 import pytest
+from fake_trt import Script, make_tensorrt
 from onnx import numpy_helper, parser
 
 import deploy.compare
@@ -230,16 +233,25 @@ def test_an_engine_is_run_by_polygraphys_tensorrt_runner(
         engine = Engine()
 
     plan = b"ftrt" + bytes(40)
-    loaded = []
-    monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: None)
+    loaded, runtimes = [], []
+    trt = make_tensorrt("10.3", Script())
+    monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: trt)
     monkeypatch.setattr("deploy.lockstep.probe_driver", lambda: None)
-    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", loaded.append)
+
+    def load(engine, runtime):
+        loaded.append(engine)
+        runtimes.append(runtime())
+
+    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", load)
     monkeypatch.setattr(
         polygraphy.backend.trt, "TrtRunner", lambda engine: Runner(Session(qdq).runtime)
     )
     (tmp_path / "engine.plan").write_bytes(plan)
+    record = {"engine_sha256": hashlib.sha256(plan).hexdigest(), "request": {"dla_core": 1}}
+    (tmp_path / "engine.plan.json").write_text(json.dumps(record))
     result = compare_models(teacher, tmp_path / "engine.plan", samples)
     assert set(loaded) == {plan}
+    assert {vars(runtime)["DLA_core"] for runtime in runtimes} == {1}
     straight = compare_models(teacher, qdq, samples).outputs[0]
     assert result.outputs[0].sqnr_db == pytest.approx(straight.sqnr_db, abs=1e-3)
     assert (result.tensors, result.tensor_samples) == ((), 0)
@@ -254,7 +266,7 @@ def test_a_fault_of_the_engine_is_an_error_of_the_device(teacher, samples, tmp_p
 
     monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: None)
     monkeypatch.setattr("deploy.lockstep.probe_driver", lambda: None)
-    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", lambda plan: fail)
+    monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", lambda plan, runtime: fail)
     (tmp_path / "engine.plan").write_bytes(b"ftrt")
     with pytest.raises(DeviceError, match="Failed to load engine"):
         compare_models(teacher, tmp_path / "engine.plan", samples)

@@ -131,7 +131,7 @@ def test_a_bundle_for_dla_builds_its_own_model_with_the_cache(make_dla, run, scr
     assert "DLA core 0, layers that it cannot take on the GPU" in run.said
 
 
-def test_an_engine_of_one_device_is_not_used_for_another(make_dla, run):
+def test_an_engine_of_one_device_is_not_used_for_another(make_dla, run, script):
     folder = make_dla()
     run(folder)
     options = RunOptions(timing=trtexec_defaults(11)._replace(duration_s=0, warm_up_ms=0))
@@ -139,6 +139,7 @@ def test_an_engine_of_one_device_is_not_used_for_another(make_dla, run):
         report = run(folder, options=options._replace(device=device))
         assert report["dla_core"] == core
         assert report["engine"]["is_reused"] is False
+        assert script.asked["cores"][-2:] == [core, core]  # inspected and run where it is built for
     assert run(folder, options=options._replace(device="gpu"))["engine"]["is_reused"] is True
 
 
