@@ -22,7 +22,7 @@ from deploy.board.judge import OutputVerdict, judge_outputs
 from deploy.board.loading import Loading
 from deploy.board.record import read_record, write_engine_files
 from deploy.board.releases import SUPPORTED, choose_dialect
-from deploy.board.request import InputShapes, read_request, read_shapes
+from deploy.board.request import BuildRequest, InputShapes, read_request, read_shapes
 from deploy.board.runner import Engine
 from deploy.board.samples import read_inputs, read_outputs
 from deploy.board.target import how_to_install, require_target
@@ -194,7 +194,7 @@ def _make_engine(
     origin = {
         "model_sha256": digest_file(request.model),
         "target": bundle["target"],
-        "request": _asked(bundle, core),
+        "request": _asked(bundle, request),
         "graph_flavour": bundle["graph_flavour"],
     }
     record = None if options.is_rebuild else read_record(plan)
@@ -223,10 +223,13 @@ def _make_engine(
     return dict(read_record(plan) or {}, is_reused=False)
 
 
-def _asked(bundle: Mapping[str, Any], core: Optional[int]) -> Dict[str, Any]:
+def _asked(bundle: Mapping[str, Any], request: BuildRequest) -> Dict[str, Any]:
     """Return what the builder is asked, but for what follows from the model."""
     asked = {key: bundle["engine"][key] for key in ("workspace_mib", "is_weak", "shapes")}
-    return dict(asked, dla_core=core)
+    asked["dla_core"] = request.dla_core
+    if request.calibration_cache is not None:  # the same model has other scales with another cache
+        asked["calibration_cache_sha256"] = digest_file(request.calibration_cache)
+    return asked
 
 
 def _is_same(

@@ -143,6 +143,15 @@ def test_an_engine_of_one_device_is_not_used_for_another(make_dla, run, script):
     assert run(folder, options=options._replace(device="gpu"))["engine"]["is_reused"] is True
 
 
+def test_an_engine_of_another_calibration_cache_is_built_again(make_dla, run):
+    folder = make_dla()
+    run(folder)
+    assert run(folder)["engine"]["is_reused"] is True
+    cache = folder / "calibration.cache"
+    cache.write_text(cache.read_text().replace("x: ", "x: 1"))
+    assert run(folder)["engine"]["is_reused"] is False
+
+
 def test_dla_is_built_for_one_shape(make_dla, run):
     folder = make_dla(batch=BatchRange(min=1, opt=4, max=8))
     assert run(folder)["timing"]["shapes"] == {"x": [1, 3, 8, 8]}
