@@ -60,12 +60,13 @@ class BundleResult(Spec):
     Attributes:
         files: names, sorted.
         iterations: calls of the model in inputs.json.
-        tolerances: by output, the largest absolute difference from the teacher that the bundle's check allows.
+        tolerances: by output, the largest absolute difference from the teacher that the bundle's check allows; None
+            for one that is no float, which is told and not judged.
     """
 
     files: tuple[str, ...]
     iterations: int
-    tolerances: dict[str, float]
+    tolerances: dict[str, float | None]
 
 
 def write_bundle(
@@ -142,7 +143,7 @@ def _make_texts(
     commands: Mapping[str, Sequence[str]],
     *,
     samples: int,
-    tolerances: Mapping[str, float],
+    tolerances: Mapping[str, float | None],
 ) -> dict[str, str]:
     """Return scripts, README and the program of the board, by name."""
     texts = {
@@ -171,9 +172,17 @@ def _choose_feeds(samples: SampleSet, batch: int, count: int) -> list[dict[str, 
 
 def _measure_tolerances(
     references: Sequence[Mapping[str, Array]], measured: Sequence[Mapping[str, Array]]
-) -> dict[str, float]:
-    tolerances = {}
-    for name in references[0]:
+) -> dict[str, float | None]:
+    """Return a tolerance for each float output, and None for the others.
+
+    What an ArgMax, a TopK or a comparison gives is equal or not, however far apart two class numbers are; and one that
+    differs may stand on a near tie, within the tolerance of the scores.
+    """
+    tolerances: dict[str, float | None] = {}
+    for name, first in references[0].items():
+        if not np.issubdtype(first.dtype, np.floating):
+            tolerances[name] = None
+            continue
         pairs = [
             (want[name].astype(np.float64), got[name].astype(np.float64))
             for want, got in zip(references, measured, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from textwrap import dedent
@@ -108,7 +109,7 @@ def trtexec_lines(commands: Mapping[str, Sequence[str]]) -> str:
     return f"\nWithout TensorRT's Python bindings (nothing is compared then):\n{lines}"
 
 
-def run_script(card: TargetCard, *, tolerances: Mapping[str, float]) -> str:
+def run_script(card: TargetCard, *, tolerances: Mapping[str, float | None]) -> str:
     """Return `run.sh`: check the files, run the Q/DQ model and compare it with the teacher's outputs."""
     check = shlex.join(check_line(card, tolerances=tolerances))
     return script_head(card, "Runs the model here and compares it with the teacher's outputs.") + (
@@ -116,19 +117,19 @@ def run_script(card: TargetCard, *, tolerances: Mapping[str, float]) -> str:
     )
 
 
-def check_line(card: TargetCard, *, tolerances: Mapping[str, float]) -> list[str]:
+def check_line(card: TargetCard, *, tolerances: Mapping[str, float | None]) -> list[str]:
     """Return the arguments, after `polygraphy`, that hold the target's outputs against the teacher's."""
     runner = (
         ["run", ENGINE, "--model-type", "engine", "--trt"]
         if card.runtime == "tensorrt"
         else ["run", QDQ_MODEL, "--onnxrt", "--graph-optimization-level", "ORT_DISABLE_ALL"]
     )
+    # An output that is not judged may differ by whatever it does.
+    known = {name: math.inf if atol is None else atol for name, atol in tolerances.items()}
     # A name that begins with a dash would be taken for an option: such outputs share the limit that has no name.
-    nameless = [atol for name, atol in tolerances.items() if name.startswith("-")]
+    nameless = [atol for name, atol in known.items() if name.startswith("-")]
     limits = [f"{max(nameless):.6g}"] if nameless else []
-    limits += [
-        f"{name}:{atol:.6g}" for name, atol in tolerances.items() if not name.startswith("-")
-    ]
+    limits += [f"{name}:{atol:.6g}" for name, atol in known.items() if not name.startswith("-")]
     return [
         *runner,
         "--load-inputs",
@@ -142,7 +143,7 @@ def check_line(card: TargetCard, *, tolerances: Mapping[str, float]) -> list[str
     ]
 
 
-def readme(card: TargetCard, *, samples: int, tolerances: Mapping[str, float]) -> str:
+def readme(card: TargetCard, *, samples: int, tolerances: Mapping[str, float | None]) -> str:
     """Return README.txt: what to do on the target, in plain words."""
     check = shlex.join(check_line(card, tolerances=tolerances))
     if card.runtime == "tensorrt":
@@ -188,7 +189,7 @@ was built, run or timed on the target.
 
 {steps}
 The limits (bundle.json: tolerances) are twice the largest difference that quantization itself makes on these samples,
-measured on the host, and a little for half precision.
+measured on the host, and a little for half precision. Outputs that are no floats (classes, indices) have none.
 
 Files
   model.qdq.onnx      the network with Q/DQ nodes

@@ -12,35 +12,38 @@ class OutputVerdict(NamedTuple):
 
     Attributes:
         name: of the output.
-        passed: whether every value is finite and within the tolerance.
-        tolerance: the largest absolute difference that is allowed.
+        passed: whether every value is finite and within the tolerance; true of an output that is not judged.
+        tolerance: the largest absolute difference that is allowed; None for an output that is not judged, as numbers of
+            classes or indices, which are equal or not.
         max_difference: the largest one found among finite values.
         worst: where it is: call, index, what the engine says, what was expected.
         not_finite: how many values are NaN or infinite and were expected otherwise.
         top1_match: share of rows with the same largest value, 0..1; None where the output is no matrix of scores. Told,
             not judged.
+        equal: share of equal values, 0..1.
     """
 
     name: str
     passed: bool
-    tolerance: float
+    tolerance: Optional[float]
     max_difference: float
     worst: Dict[str, Any]
     not_finite: int
     top1_match: Optional[float]
+    equal: float
 
 
 def judge_outputs(
     expected: Sequence[Mapping[str, Any]],
     measured: Sequence[Mapping[str, Any]],
-    tolerances: Mapping[str, float],
+    tolerances: Mapping[str, Optional[float]],
 ) -> List[OutputVerdict]:
     """Return one verdict for each output.
 
     Args:
         expected: by call, {output name: array}, the float network's.
         measured: the engine's, likewise.
-        tolerances: by output name, absolute.
+        tolerances: by output name, absolute; None for one that is not judged.
 
     Raises:
         InputError: if calls, names or shapes differ.
@@ -58,11 +61,14 @@ def judge_outputs(
     ]
 
 
-def _judge(name: str, expected: List[Any], measured: List[Any], tolerance: float) -> OutputVerdict:
-    largest, worst, lost = 0.0, {}, 0
+def _judge(
+    name: str, expected: List[Any], measured: List[Any], tolerance: Optional[float]
+) -> OutputVerdict:
+    largest, worst, lost, equal, count = 0.0, {}, 0, 0, 0
     for call, (want, got) in enumerate(zip(expected, measured)):
         if want.shape != got.shape:
             raise _mismatch(f"'{name}' has the shape {got.shape}, and {want.shape} was expected")
+        equal, count = equal + int(np.count_nonzero(got == want)), count + want.size
         want, got = want.astype(np.float64), got.astype(np.float64)
         # Equal infinities are right: some networks mask with them.
         lost += int(np.count_nonzero(~(np.isfinite(got) & np.isfinite(want)) & ~(got == want)))
@@ -77,12 +83,13 @@ def _judge(name: str, expected: List[Any], measured: List[Any], tolerance: float
             worst["expected"] = float(want[index])
     return OutputVerdict(
         name=name,
-        passed=not lost and largest <= tolerance,
+        passed=tolerance is None or (not lost and largest <= tolerance),
         tolerance=tolerance,
         max_difference=largest,
         worst={key: item if _is_plain(item) else str(item) for key, item in worst.items()},
         not_finite=lost,
         top1_match=_match_top1(expected, measured),
+        equal=equal / count if count else 1.0,
     )
 
 

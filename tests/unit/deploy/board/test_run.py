@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 from fake_trt import RELEASES
 from fake_trt.cuda import FakeCuda
@@ -12,6 +13,7 @@ from fake_trt.cuda import FakeCuda
 from deploy.board.run import RunOptions
 from deploy.board.timing import trtexec_defaults
 from deploy.dla import dla_files
+from deploy.onnxrt import Session
 from deploy.trtexec import BatchRange
 from edgeq.core.errors import BuildError, DeviceError, InputError, TargetError
 from edgeq.core.files import digest_file
@@ -74,6 +76,37 @@ def test_one_wrong_call_among_right_ones_fails(make_bundle, run, script):
     report = run(make_bundle())
     assert not report["passed"]
     assert report["comparison"][0]["worst"]["call"] == 2
+
+
+@pytest.mark.parametrize("has_scores", [True, False])
+def test_classes_are_told_and_not_judged(make_bundle, run, script, teacher, qdq, has_scores):
+    for model in (teacher, qdq):
+        model.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["best"], axis=1))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("best", 7, ["N", 1]))
+        if not has_scores:
+            del model.graph.output[0]
+    script.compute = right = Session(qdq).run
+    folder = make_bundle(teacher_model=teacher, qdq_model=qdq)
+    assert json.loads((folder / "bundle.json").read_text())["tolerances"]["best"] is None
+    assert "best:inf" in (folder / "README.txt").read_text()
+    agreement = run(folder)["comparison"][0]["equal"]
+
+    calls = []
+
+    def compute(feed):
+        calls.append(1)
+        found = right(feed)
+        return {**found, "best": (found["best"] + (len(calls) == 1)) % 5}
+
+    script.compute = compute
+    report = run(folder)
+    assert report["passed"]
+    assert report["verdict"].startswith("PASS" if has_scores else "PASS: the engine runs; none of")
+    assert report["comparison"][0]["equal"] == pytest.approx(agreement - 0.25)  # one of four
+    assert (
+        f"told output 'best': {100 * agreement - 25:.1f} % of the values equal, not judged"
+        in run.said
+    )
 
 
 def test_a_run_that_was_cut_off_uses_the_engine_again(make_bundle, run, script):
