@@ -10,12 +10,7 @@ from deploy.board.dialect import Dialect
 from deploy.board.dla import use_dla
 from deploy.board.loading import Loading, prepare_runtime
 from deploy.board.messages import failed_build, make_logger, read_faults, refused_model
-from deploy.board.portable import (
-    keep_out_plugins,
-    make_portable,
-    require_portability,
-    trust_engine,
-)
+from deploy.board.portable import keep_out_plugins, make_portable, require_portability
 from deploy.board.request import BuildRequest, Shape
 from deploy.board.timing_cache import load_timing_cache, save_timing_cache
 from edgeq.core.errors import DeviceError
@@ -202,9 +197,7 @@ def _inspect(trt: Any, plan: bytes, ranges: Sequence[Any], request: BuildRequest
     """Return the inspector's JSON on an engine."""
     logger = make_logger(trt)
     runtime = trt.Runtime(logger)
-    prepare_runtime(runtime, Loading(dla_core=request.dla_core))
-    if request.is_version_compatible:
-        trust_engine(runtime)
+    prepare_runtime(runtime, Loading(request.dla_core, request.is_version_compatible))
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise failed_build("TensorRT cannot load the engine that it built", errors=logger.errors)

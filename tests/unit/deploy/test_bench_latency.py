@@ -134,6 +134,18 @@ def test_an_engine_for_dla_runs_on_the_core_of_its_record(tool, gpu, script, pla
     assert script.asked["cores"] == [None, 1, 1]
 
 
+def test_a_version_compatible_engine_is_trusted_where_its_record_says_so(
+    tool, gpu, script, plan, capsys
+):
+    gpu()
+    _write_record(plan, is_version_compatible=True)
+    assert _run(tool, capsys, plan)[0] == 0
+    assert script.asked["is_trusted"] is True
+    plan.write_bytes(b"ftrt" + bytes(97))  # another engine, which brings what code it likes
+    assert _run(tool, capsys, plan)[0] == 0
+    assert script.asked["is_trusted"] is False
+
+
 def _write_record(plan: Path, **request: object) -> None:
     record = {"engine_sha256": digest_file(plan), "request": request}
     plan.with_name(f"{plan.name}.json").write_text(json.dumps(record))
