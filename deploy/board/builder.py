@@ -14,6 +14,7 @@ from deploy.board.portable import keep_out_plugins, make_portable, require_porta
 from deploy.board.request import BuildRequest, Shape
 from deploy.board.timing_cache import load_timing_cache, save_timing_cache
 from edgeq.core.errors import DeviceError
+from edgeq.core.files import require_writable
 from edgeq.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ def run_builder(
         DeviceError: if TensorRT does not start on this GPU.
         TargetError: if this TensorRT cannot build a portable engine that is asked for.
         ModelError: if it cannot parse the file; every error has its node.
-        InputError: if shapes or timing cache do not fit.
+        InputError: if shapes or timing cache do not fit, or the cache cannot be written.
         BuildError: if it builds nothing.
     """
     require_portability(trt, dialect, request)
+    if request.timing_cache is not None:
+        require_writable(request.timing_cache)
     logger = make_logger(trt)
     del logger.errors[:]
     builder = start_builder(trt)
@@ -85,11 +88,14 @@ def run_builder(
     if plan is None:
         raise failed_build("TensorRT built no engine", errors=logger.errors)
     data = bytes(plan)
+    digest = save_timing_cache(
+        config, request.timing_cache
+    )  # first, so that a fault below costs less
     return BuiltEngine(
         plan=data,
         layers=_inspect(trt, data, ranges, request),
         flags=flags,
-        timing_cache_sha256=save_timing_cache(config, request.timing_cache),
+        timing_cache_sha256=digest,
         seconds=seconds,
         version=str(trt.__version__),
     )

@@ -1,6 +1,7 @@
 """The timing cache: what TensorRT measured of its kernels, so that the next build is faster and chooses the same."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -9,6 +10,9 @@ from edgeq.core.files import write_bytes
 
 if TYPE_CHECKING:
     import tensorrt
+
+
+_log = logging.getLogger(__name__)
 
 
 def load_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -> None:
@@ -32,6 +36,8 @@ def load_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -
 def save_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -> str:
     """Write the cache of `config` to `path`, if one is given, atomically; return its SHA-256.
 
+    One that cannot be written is a warning: the engine is built, and worth more.
+
     Raises:
         DeviceError: if TensorRT gives none.
     """
@@ -44,5 +50,8 @@ def save_timing_cache(config: "tensorrt.IBuilderConfig", path: Optional[Path]) -
         )
     data = bytes(cache.serialize())
     if path is not None:
-        write_bytes(path, data)
+        try:
+            write_bytes(path, data)
+        except InputError as error:
+            _log.warning("the timing cache is not kept, the next build takes as long: %s", error)
     return hashlib.sha256(data).hexdigest()

@@ -23,7 +23,7 @@ from deploy.engine.record import EngineResult, write_engine
 from deploy.engine.request import EngineSpec, fit_shapes
 from deploy.trtexec import tensorrt_version
 from edgeq.core.errors import InputError, TargetError
-from edgeq.core.files import FilePath
+from edgeq.core.files import FilePath, require_writable
 from edgeq.core.optional import require
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.specs import TargetCard
@@ -96,6 +96,7 @@ def build_engine(
         dla_core=spec.dla_core,
         calibration_cache=calibration_cache,
     )
+    require_writable(out)  # building takes minutes, and an engine that cannot be written is lost
     built = run_builder(
         trt,
         choose_dialect(trt),

@@ -52,11 +52,10 @@ def require_writable(path: Path) -> None:
         InputError: if it cannot.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
-            pass
+        tempfile.TemporaryFile(dir=str(path.parent)).close()
     except OSError as error:
         raise _cannot_write(path, error) from error
 

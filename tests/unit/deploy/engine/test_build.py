@@ -279,6 +279,40 @@ def test_a_timing_cache_of_another_gpu_is_refused_and_kept(build, script, tmp_pa
     assert cache.read_bytes() == b"of another"
 
 
+@pytest.mark.parametrize("place", ["out", "timing_cache"])
+def test_a_place_that_cannot_be_written_is_told_before_the_build(
+    script, install, make_card, model, tmp_path, place
+):
+    install("10.3")
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file" / "e.plan", tmp_path):
+        places = {"out": tmp_path / "e.plan", place: path}
+        with pytest.raises(InputError, match="cannot write"):
+            build_engine(model, make_card("10.3"), probe=lambda: ORIN, **places)
+    assert "flags" not in script.asked
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "model.qdq.onnx"]
+
+
+def test_an_engine_outlives_a_timing_cache_that_cannot_be_written(
+    build, script, tmp_path, monkeypatch, caplog
+):
+    def full(path, data):
+        raise InputError("no room to write timing.cache", why="", mend="")
+
+    monkeypatch.setattr("deploy.board.timing_cache.write_bytes", full)
+    with caplog.at_level(logging.WARNING, "deploy"):
+        build("10.3", timing_cache=tmp_path / "timing.cache")
+    assert (tmp_path / "engine.plan").is_file()
+    assert "the timing cache is not kept" in caplog.text
+
+
+def test_the_timing_cache_is_kept_where_the_engine_cannot_be_inspected(build, script, tmp_path):
+    script.loads = False
+    with pytest.raises(BuildError, match="cannot load the engine that it built"):
+        build("10.3", timing_cache=tmp_path / "timing.cache")
+    assert (tmp_path / "timing.cache").read_bytes() == b"measured"
+
+
 @pytest.mark.parametrize("release", [item for item in RELEASES if item != "8.5"])
 def test_a_portable_engine_is_asked_for_where_it_is_offered(build, script, release):
     build(release, spec=EngineSpec(is_version_compatible=True, hardware=HardwareLevel.AMPERE_PLUS))
