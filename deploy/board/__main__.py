@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -9,20 +10,40 @@ from typing import List, Optional
 from deploy.board.dla import DEVICES
 from deploy.board.run import REPORT, RunOptions, failed_outputs, run_bundle
 from deploy.board.timing import TimingSpec, trtexec_defaults
-from edgeq.core.errors import EdgeqError, GateFailed
+from edgeq.core.errors import EdgeqError, GateFailed, InputError
+
+INTERRUPTED = 130  # as the command line
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Return the exit code: 0 passed, 7 wrong outputs, else that of the error."""
+    """Return the exit code: 0 passed, 7 wrong outputs, 130 for an interrupt, else that of the error."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        _require_sense(options)
         report = run_bundle(Path(), options=options, say=say, progress=Lines())
     except EdgeqError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
     say(f"report: {REPORT}")
     return GateFailed.exit_code if failed_outputs(report) else 0
+
+
+def _require_sense(options: RunOptions) -> None:
+    times = {
+        "--warm-up-ms": options.timing.warm_up_ms,
+        "--duration-s": options.timing.duration_s,
+    }
+    for option, value in times.items():
+        if not math.isfinite(value) or value < 0:
+            raise InputError(
+                f"{option} {value:g} is no time",
+                why="a time is 0 or more and finite; with another one timing fails, or never ends",
+                mend=f"pass for instance {option} 3, or leave it out",
+            )
 
 
 def say(text: str) -> None:

@@ -198,7 +198,7 @@ def _install(card: Optional[Dict[str, Any]]) -> str:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Return the exit code: 0, or that of the fault. Runs in the folder of a bundle."""
+    """Return the exit code: 0, 130 for an interrupt, or that of the fault. Runs in the folder of a bundle."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
     def say(text: str) -> None:
@@ -210,6 +210,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except EdgeqError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130  # as build.sh
     say(f"report: {REPORT}, {len(json.dumps(report))} bytes")
     return 0
 
