@@ -55,7 +55,7 @@ def measure_engine(
         timing: how to measure.
         cuda: the library that gives access to the GPU, of `cuda_backends.BACKENDS`.
         shapes: of the inputs; a dynamic one has that for which the engine is tuned if not given.
-        batch: size of a dynamic first axis.
+        batch: size of a dynamic first axis; another than that of a fixed one is refused.
         seed: of the random inputs.
 
     Raises:
@@ -83,7 +83,7 @@ def measure_engine(
         ]
         require_known_names(inputs, shapes or {})
         tuned = _tuned(engine, inputs, batch)
-        feed = make_feeds(inputs, shapes={**tuned, **(shapes or {})}, seed=seed)
+        feed = make_feeds(inputs, batch=batch, shapes={**tuned, **(shapes or {})}, seed=seed)
         engine.bind(feed)
         before = read_facts()
         with PowerMeter() as meter:
@@ -109,11 +109,10 @@ def measure_engine(
 def _tuned(
     engine: Engine, inputs: list[ModelInput], batch: int | None
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of dynamic inputs for which the engine is tuned, with `batch` where that axis is dynamic."""
+    """Return the shapes of dynamic inputs for which the engine is tuned, with `batch` as the first axis if given."""
     found = {}
     for item in inputs:
         if None in item.shape:
             best = engine.tuned_shape(item.name)
-            is_free = batch is not None and item.shape[0] is None
-            found[item.name] = (batch or 0, *best[1:]) if is_free else best
+            found[item.name] = best if batch is None else (batch, *best[1:])
     return found

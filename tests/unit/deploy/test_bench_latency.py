@@ -181,6 +181,15 @@ def test_a_batch_and_a_shape_replace_what_the_engine_is_tuned_for(tool, gpu, pla
     assert "which no model has" in err
 
 
+@pytest.mark.parametrize("shape", [[1, 3, 8, 8], [1, 3, -1, 8]])
+def test_a_batch_that_an_engine_does_not_take_is_refused(tool, gpu, script, plan, capsys, shape):
+    gpu()
+    script.tensors[0] = ("x", "INPUT", "FLOAT", shape)
+    code, _, err = _run(tool, capsys, plan, "--batch", "8")
+    assert code == 3
+    assert "input 'x' cannot have the shape 8x3x" in err
+
+
 def test_trtexec_stands_beside_the_engine(tool, gpu, plan, capsys):
     gpu()
     code, out, _ = _run(tool, capsys, plan, "--against", TIMES)
