@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +46,12 @@ def open_cuda(name: str, *, is_spinning: bool) -> Cuda:
 class _ClosedAtTheEnd(contextlib.AbstractContextManager["_ClosedAtTheEnd"]):
     """Gives everything back when its `with` ends."""
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -184,15 +190,27 @@ class PyCuda(_ClosedAtTheEnd):
             "pip install pycuda  (needs a compiler and CUDA's headers)",
         )
         self._api = require("pycuda.driver", why=why, install=install)
-        self._api.init()
-        device = self._api.Device(0)
-        # The primary context is the one that TensorRT works in.
-        self._context = device.retain_primary_context()
-        self._context.push()
         self._is_spinning = is_spinning
         self._objects: dict[int, Any] = {0: None}
-        kind = self._api.device_attribute.INTEGRATED
-        self.is_integrated = bool(device.get_attribute(kind))
+        with self._explained():
+            self._api.init()
+            device = self._api.Device(0)
+            # The primary context is the one that TensorRT works in.
+            self._context = device.retain_primary_context()
+            self._context.push()
+            kind = self._api.device_attribute.INTEGRATED
+            self.is_integrated = bool(device.get_attribute(kind))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        with self._explained():  # every fault of pycuda comes by here
+            if isinstance(error, self._api.Error):
+                raise error
 
     def close(self) -> None:
         """Give back all that was taken, last first; a second call does nothing."""
@@ -265,6 +283,14 @@ class PyCuda(_ClosedAtTheEnd):
     def launch(self, graph: int, stream: int) -> None:
         """Refuse, as `capture` does."""
         raise _no_graphs()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what pycuda raises into a DeviceError."""
+        try:
+            yield
+        except self._api.Error as error:
+            raise _failed("pycuda", f"{type(error).__name__}: {error}") from error
 
     def _keep(self, handle: int, value: Any) -> int:
         self._objects[handle] = value

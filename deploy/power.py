@@ -6,6 +6,7 @@ nothing is guessed. Forms of the lines: deployment/tensorrt.md 5.4; not tried on
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ _RAIL_BEGINS = ("VDD", "VIN", "POM")
 _XAVIER_RAILS = ("GPU", "CPU", "SOC", "CV", "SYS5V")
 
 Reading = dict[str, float]
+_log = logging.getLogger(__name__)
 
 
 class PowerMeter:
@@ -52,13 +54,18 @@ class PowerMeter:
                 continue
             self._tool = tool
             self._folder = tempfile.TemporaryDirectory(prefix="edgeq-power-")
-            with self._log().open("wb") as log:
-                self._process = subprocess.Popen(
-                    [program, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.DEVNULL,
-                )
+            try:
+                with self._log().open("wb") as log:
+                    self._process = subprocess.Popen(
+                        [program, *arguments],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.DEVNULL,
+                    )
+            except OSError as error:  # of another processor, or its interpreter is missing
+                _log.warning("%s cannot be run and tells no power: %s", program, error)
+                self._folder.cleanup()
+                continue
             self._wait_for_a_line()
             break
         return self

@@ -69,8 +69,20 @@ def _read_int(driver: Any, function: str, *arguments: Any) -> int:
 
 
 def call_driver(driver: Any, function: str, *arguments: Any) -> int:
-    """Return the code (CUresult) with which a function of the driver answers."""
-    return int(getattr(driver, function)(*arguments))
+    """Return the code (CUresult) with which a function of the driver answers.
+
+    Raises:
+        DeviceError: if the driver has no such function.
+    """
+    try:
+        call = getattr(driver, function)
+    except AttributeError as error:
+        raise DeviceError(
+            f"the NVIDIA driver has no {function}",
+            why="it is older than CUDA 11.4, that of JetPack 5, from which on edgeq knows it",
+            mend="update the driver, or the JetPack",
+        ) from error
+    return int(call(*arguments))
 
 
 def _call(driver: Any, function: str, *arguments: Any) -> None:

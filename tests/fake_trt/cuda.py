@@ -21,13 +21,21 @@ class FakeCuda:
     Attributes:
         devices: how many GPUs it shows.
         failing: function name to the code that it answers.
+        lacking: functions that this driver does not have.
         called: names of the functions, in order.
         live: what was taken and not given back: handle to kind.
         tick_ms: what one launch of an engine or a graph takes.
     """
 
-    def __init__(self, *, devices: int = 1, failing: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        devices: int = 1,
+        failing: dict[str, int] | None = None,
+        lacking: tuple[str, ...] = (),
+    ) -> None:
         self.devices = devices
+        self.lacking = lacking
         self.failing = failing or {}
         self.called: list[str] = []
         self.live: dict[int, str] = {}
@@ -43,6 +51,8 @@ class FakeCuda:
         if not name.startswith("cu"):
             raise AttributeError(name)
         play = getattr(self, f"_{name}", None)
+        if name in self.lacking:
+            raise AttributeError(f"libcuda.so.1: undefined symbol: {name}")
         if play is None:
             raise AttributeError(f"libcuda has no played function {name}")
 

@@ -129,13 +129,16 @@ def make_pycuda(driver: FakeCuda) -> ModuleType:
 
     class DeviceAllocation:
         def __init__(self, size: int) -> None:
+            if "cuMemAlloc_v2" in driver.failing:
+                raise module.Error("cuMemAlloc failed: out of memory")
             self._address = ask("cuMemAlloc_v2", _D, _S(size))
 
         def __int__(self) -> int:
             return int(self._address)
 
         def __del__(self) -> None:
-            driver.cuMemFree_v2(_D(self._address))
+            if hasattr(self, "_address"):
+                driver.cuMemFree_v2(_D(self._address))
 
     class Stream:
         def __init__(self) -> None:
@@ -185,6 +188,7 @@ def make_pycuda(driver: FakeCuda) -> ModuleType:
     def memcpy_dtoh_async(array: Any, source: int, stream: Stream) -> None:
         copy("cuMemcpyDtoHAsync_v2", _P(array.ctypes.data), _D(source), array.nbytes, stream)
 
+    module.Error = type("Error", (Exception,), {})
     module.init = lambda: driver.cuInit(_U(0))
     module.Device, module.Stream, module.Event = Device, Stream, Event
     module.mem_alloc, module.managed_empty = DeviceAllocation, managed_empty

@@ -164,6 +164,16 @@ def test_every_library_times_the_same_engine(tool, gpu, script, plan, capsys, li
     assert script.cuda.live == {}
 
 
+def test_a_driver_without_graphs_of_this_form_times_without_one(tool, gpu, script, plan, capsys):
+    script.cuda.lacking = ("cuGraphInstantiateWithFlags",)
+    gpu()
+    code, out, err = _run(tool, capsys, plan, "--json")
+    assert code == 0, err
+    (item,) = json.loads(out)["models"]
+    assert item["settings"]["has_graph"] is False
+    assert "no CUDA graph: the NVIDIA driver has no cuGraphInstantiateWithFlags" in item["warnings"]
+
+
 def test_two_engines_have_a_ratio(tool, gpu, plan, capsys):
     gpu()
     assert json.loads(_run(tool, capsys, plan, plan, "--json")[1])["ratio"] == 1.0

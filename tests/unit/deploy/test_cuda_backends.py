@@ -122,6 +122,23 @@ def test_a_code_of_cuda_python_is_an_error_of_the_device(open_named: Any, driver
             cuda.allocate(1)
 
 
+def test_what_pycuda_raises_is_an_error_of_the_device(
+    open_named: Any, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.failing = {"cuMemAlloc_v2": 2}
+    words = "pycuda with Error: cuMemAlloc failed: out of memory"
+    with pytest.raises(DeviceError, match=words), open_named("pycuda") as cuda:
+        cuda.allocate(1)
+    module = sys.modules["pycuda.driver"]
+
+    def fail() -> None:
+        raise module.Error("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(module, "init", fail)
+    with pytest.raises(DeviceError, match="no CUDA-capable device"):
+        open_named("pycuda")
+
+
 def test_cuda_python_without_a_driver_is_an_error_of_the_device(
     monkeypatch: pytest.MonkeyPatch, driver: FakeCuda
 ) -> None:

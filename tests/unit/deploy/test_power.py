@@ -111,6 +111,23 @@ def test_a_tool_that_fails_claims_nothing(tmp_path: Path) -> None:
     assert (found["tool"], found["readings"], found["mean_power_w"]) == ("nvidia-smi", 0, None)
 
 
+@pytest.mark.parametrize("others", [(), ("nvidia-smi",)])
+def test_a_tool_that_cannot_be_run_is_told_and_the_next_one_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, others: tuple[str, ...]
+) -> None:
+    for name in others:
+        _tool(tmp_path, name, "60.00, 1500, 2619, 40")
+    script = tmp_path / "tegrastats"
+    script.write_text("#!/nonexistent/interpreter\n")
+    script.chmod(0o755)
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        pass
+    found = meter.summary(queries_per_s=100)
+    wanted = (others[0], 1) if others else ("tegrastats", 0)
+    assert (found["tool"], found["readings"]) == wanted
+    assert f"{script} cannot be run" in caplog.text
+
+
 def test_without_a_tool_nothing_is_claimed(tmp_path: Path) -> None:
     with PowerMeter(folders=str(tmp_path)) as meter:
         pass
