@@ -19,9 +19,10 @@ import numpy as np
 from deploy.board.timing import percentile
 from deploy.onnxrt import Session
 from deploy.random_inputs import make_feeds, require_known_names
-from edgeq.core.errors import InputError
+from edgeq.core.errors import InputError, ModelError
 from edgeq.core.files import digest_file
 from edgeq.core.serial import Spec
+from edgeq.graph.read import read_model
 
 _MAX_THREADS = 1024  # more than a processor has, and few enough for ONNX Runtime to start
 BACKEND = "ONNX Runtime, CPU: not a TensorRT latency"
@@ -127,11 +128,13 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
 
     Raises:
         InputError: if a file is missing, or an input shape is unknown or does not fit.
-        ModelError: if ONNX Runtime cannot load or run a model.
+        ModelError: if ONNX Runtime cannot load or run a model, or an input has no shape.
     """
     import onnxruntime
 
     sessions = [Session(path, optimise=True, threads=spec.threads) for path in models]
+    for path in models:
+        require_ranks(path)
     require_known_names([item for session in sessions for item in session.inputs], spec.shapes)
     feeds = [
         make_feeds(session.inputs, batch=spec.batch, shapes=spec.shapes, seed=spec.seed)
@@ -155,6 +158,24 @@ def measure_latency(models: Sequence[Path], *, spec: LatencySpec) -> LatencyRepo
         models=results,
         ratio=results[1].median_ms / results[0].median_ms if len(results) == 2 else None,
     )
+
+
+def require_ranks(path: Path) -> None:
+    """Check that every input has a shape; ONNX Runtime tells one without as a number by itself.
+
+    Raises:
+        ModelError: if one has none.
+    """
+    graph = read_model(path, with_external=False).graph
+    constants = {item.name for item in graph.initializer}
+    for item in graph.input:
+        if item.name not in constants and not item.type.tensor_type.HasField("shape"):
+            raise ModelError(
+                f"input '{item.name}' has no shape",
+                why="values are made for it, and the file does not tell how many axes they have",
+                mend="export the model with the shape of its inputs",
+                path=path,
+            )
 
 
 def summarise(

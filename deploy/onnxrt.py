@@ -134,7 +134,10 @@ class Session:
         feeds = self._feeds(inputs)
         if self._takes_single_samples(feeds):
             samples = zip(*feeds.values(), strict=True)
-            rows = [self._infer(dict(zip(feeds, sample, strict=True))) for sample in samples]
+            rows = [
+                self._infer(dict(zip(feeds, map(np.asarray, sample), strict=True)))
+                for sample in samples
+            ]
             return {name: join_results([row[name] for row in rows]) for name in self.outputs}
         count = len(next(iter(feeds.values()))) if feeds and self.batch else 0
         if not self.batch or count == self.batch:
@@ -356,4 +359,4 @@ def cast_input(x: Array, dtype: str) -> Array:
     """Return `x` as `dtype`; floats going to integers are rounded, not cut."""
     if np.issubdtype(np.dtype(dtype), np.integer) and np.issubdtype(x.dtype, np.floating):
         x = np.rint(x)
-    return np.ascontiguousarray(x, dtype=dtype)
+    return np.asarray(x, dtype=dtype, order="C")  # ascontiguousarray gives a scalar an axis

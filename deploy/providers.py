@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from deploy.latency import LatencyReport, LatencySpec, summarise, time_interleaved, warm_up
+from deploy.latency import (
+    LatencyReport,
+    LatencySpec,
+    require_ranks,
+    summarise,
+    time_interleaved,
+    warm_up,
+)
 from deploy.onnxrt import Array, Session
 from deploy.power import PowerMeter
 from deploy.random_inputs import make_feeds, require_known_names
@@ -55,7 +62,7 @@ def measure_on_gpu(
     Raises:
         MissingDependencyError: if this ONNX Runtime has no such provider, or it does not start.
         InputError: if a file is missing, or an input shape is unknown or does not fit.
-        ModelError: if ONNX Runtime cannot load or run a model.
+        ModelError: if ONNX Runtime cannot load or run a model, or an input has no shape.
     """
     import onnxruntime
 
@@ -69,6 +76,8 @@ def measure_on_gpu(
     ]
     for session in sessions:
         _require_started(session, name)
+    for path in models:
+        require_ranks(path)
     require_known_names([item for session in sessions for item in session.inputs], spec.shapes)
     feeds = [
         make_feeds(session.inputs, batch=spec.batch, shapes=spec.shapes, seed=spec.seed)

@@ -21,7 +21,7 @@ from deploy.latency import (
     parse_shape,
     summarise,
 )
-from edgeq.core.errors import InputError
+from edgeq.core.errors import InputError, ModelError
 
 TOOL = Path(__file__).parents[3] / "tools" / "bench_latency.py"
 QUICK = LatencySpec(warm_up_ms=0, duration_s=0.02, iterations=3)
@@ -35,6 +35,20 @@ g (float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }
 def model(tmp_path, teacher):
     onnx.save(teacher, tmp_path / "a.onnx")
     return tmp_path / "a.onnx"
+
+
+def test_an_input_without_a_shape_is_refused(tmp_path):
+    free = parser.parse_model(FREE)
+    free.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(free, tmp_path / "free.onnx")
+    with pytest.raises(ModelError, match="input 'x' has no shape"):
+        measure_latency([tmp_path / "free.onnx"], spec=QUICK)
+
+
+def test_an_input_that_is_one_number_is_timed(tmp_path):
+    onnx.save(parser.parse_model(FREE.replace("float[N,3,H,W]", "float")), tmp_path / "k.onnx")
+    report = measure_latency([tmp_path / "k.onnx"], spec=QUICK)
+    assert report.models[0].shapes == {"x": ()}
 
 
 @pytest.fixture
