@@ -44,7 +44,7 @@ def open_cuda(name: str, *, is_spinning: bool) -> Cuda:
 
 
 class _ClosedAtTheEnd(contextlib.AbstractContextManager["_ClosedAtTheEnd"]):
-    """Gives everything back when its `with` ends."""
+    """Gives everything back when its `with` ends; a fault of that does not hide one on its way."""
 
     def __exit__(
         self,
@@ -52,7 +52,11 @@ class _ClosedAtTheEnd(contextlib.AbstractContextManager["_ClosedAtTheEnd"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except DeviceError:
+            if error is None:
+                raise
 
     def close(self) -> None:
         """Give back all that was taken."""
@@ -217,8 +221,9 @@ class PyCuda(_ClosedAtTheEnd):
         while self._objects:
             self._objects.popitem()
         if self._context is not None:
-            self._context.pop()
-            self._context = None
+            context, self._context = self._context, None
+            with self._explained():
+                context.pop()
 
     def allocate(self, size: int, *, is_managed: bool = False) -> int:
         """Return the address of `size` bytes on the GPU."""

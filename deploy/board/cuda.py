@@ -77,7 +77,13 @@ class Cuda:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except DeviceError:
+            if (
+                error is None
+            ):  # else the fault on its way is the one to tell: this is mostly its echo
+                raise
 
     def close(self) -> None:
         """Give back all that was taken, last first; a second call does nothing."""

@@ -122,6 +122,37 @@ def test_a_code_of_cuda_python_is_an_error_of_the_device(open_named: Any, driver
             cuda.allocate(1)
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_clean_up_does_not_hide_the_fault_that_led_to_it(
+    open_named: Any, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def run(fault: Exception | None) -> None:
+        driver.failing = {}
+        with open_named(name) as cuda:
+            cuda.allocate(8)
+            driver.failing = {"cuMemFree_v2": 2}
+            if name == "pycuda":
+                broken = BrokenContext(sys.modules["pycuda.driver"].Error)
+                monkeypatch.setattr(cuda, "_context", broken)
+            if fault is not None:
+                raise fault
+
+    with pytest.raises(ValueError, match="the fault"):
+        run(ValueError("the fault"))
+    with pytest.raises(DeviceError, match=r"cuMemFree|pycuda"):
+        run(None)
+
+
+class BrokenContext:
+    """A context of pycuda on a GPU that failed."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def pop(self) -> None:
+        raise self._error("cuCtxPopCurrent failed: an illegal memory access was encountered")
+
+
 def test_what_pycuda_raises_is_an_error_of_the_device(
     open_named: Any, driver: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
