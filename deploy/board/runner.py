@@ -193,7 +193,7 @@ def _fit(name: str, values: Any, wanted: Any) -> Any:
     is_float = np.issubdtype(values.dtype, np.floating) and np.issubdtype(wanted, np.floating)
     if not is_float and not np.array_equal(cast, values):
         raise _misfit(f"input '{name}' has {values.dtype} values that {np.dtype(wanted)} lacks")
-    return np.ascontiguousarray(cast)
+    return np.asarray(cast, order="C")  # ascontiguousarray gives a scalar an axis
 
 
 def _misfit(what: str) -> InputError:

@@ -446,7 +446,7 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
             return bool(script.runs) and fits
 
         def get_tensor_shape(self, name: str) -> Any:
-            batch = next(iter(self._shapes.values()))[0]
+            batch = next((shape[0] for shape in self._shapes.values() if shape), 1)
             return tuple(batch if size == -1 else size for size in _row(script, name)[3])
 
         def set_tensor_address(self, name: str, address: int) -> bool:
@@ -461,7 +461,7 @@ def _play(module: Any, script: Script, major: int) -> dict[str, type]:
             return script.executes
 
         def _array(self, name: str) -> Any:
-            shape = self._shapes.get(name) or self.get_tensor_shape(name)
+            shape = self._shapes.get(name, self.get_tensor_shape(name))
             kind = np.dtype(_NUMPY[_row(script, name)[2]])
             size = math.prod(shape) * kind.itemsize
             memory = (ctypes.c_char * size).from_address(self._places[name])

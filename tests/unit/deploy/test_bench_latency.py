@@ -200,6 +200,16 @@ def test_a_batch_that_an_engine_does_not_take_is_refused(tool, gpu, script, plan
     assert "input 'x' cannot have the shape 8x3x" in err
 
 
+def test_an_input_that_is_one_number_has_no_axes(tool, gpu, script, plan, capsys):
+    gpu()
+    script.tensors.insert(1, ("k", "INPUT", "FLOAT", []))
+    right = script.compute
+    script.compute = lambda feed: right({"x": feed["x"]})
+    code, out, err = _run(tool, capsys, plan, "--json")
+    assert code == 0, err
+    assert json.loads(out)["models"][0]["shapes"] == {"x": [4, 3, 8, 8], "k": []}
+
+
 def test_trtexec_stands_beside_the_engine(tool, gpu, plan, capsys):
     gpu()
     code, out, _ = _run(tool, capsys, plan, "--against", TIMES)
