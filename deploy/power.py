@@ -6,6 +6,7 @@ nothing is guessed. Forms of the lines: deployment/tensorrt.md 5.4; not tried on
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import re
 import shutil
@@ -16,9 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from deploy.board.driver import LIBRARY, call_driver
+from edgeq.core.errors import DeviceError
+
 INTERVAL_MS = 100
 _START_S = 5.0  # what a tool may take to its first line
-_FIELDS = "power.draw,clocks.sm,clocks.mem,temperature.gpu"
+_BUS_ID_BYTES = 32
+_QUERY = "--query-gpu=power.draw,clocks.sm,clocks.mem,temperature.gpu"
+_COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("tegrastats", ("--interval", str(INTERVAL_MS))),
+    ("nvidia-smi", (_QUERY, "--format=csv,noheader,nounits", f"--loop-ms={INTERVAL_MS}")),
+)
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?")
 _GPU_MHZ = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
 _EMC_MHZ = re.compile(r"\bEMC_FREQ \d+%@(\d+)")
@@ -44,15 +53,20 @@ class PowerMeter:
         self._folders = folders
         self._process: subprocess.Popen[bytes] | None = None
         self._tool = ""
+        self._gpu: str | None = None
         self._readings: list[Reading] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> PowerMeter:
-        for tool, arguments in _commands():
+        for tool, arguments in _COMMANDS:
             program = shutil.which(tool, path=self._folders)
             if program is None:
                 continue
-            self._tool = tool
+            self._tool, self._gpu = tool, None
+            if tool == "nvidia-smi":
+                bus_id = find_first_gpu()
+                self._gpu = bus_id or "0 in the order of nvidia-smi"
+                arguments = (*arguments, f"--id={bus_id or 0}")
             self._folder = tempfile.TemporaryDirectory(prefix="edgeq-power-")
             try:
                 with self._log().open("wb") as log:
@@ -92,6 +106,8 @@ class PowerMeter:
     def summary(self, *, queries_per_s: float) -> dict[str, Any]:
         """Return mean power, energy a query, and clocks and temperature at start and end; what is not known is None.
 
+        `gpu` is the card that nvidia-smi was asked about.
+
         Args:
             queries_per_s: throughput of what ran.
         """
@@ -100,6 +116,7 @@ class PowerMeter:
         mean = sum(watts) / len(watts) if watts else None
         found: dict[str, Any] = {
             "tool": self._tool or None,
+            "gpu": self._gpu,
             "readings": len(self._readings),
             "mean_power_w": mean,
             "energy_mj": None if mean is None or not queries_per_s else 1000 * mean / queries_per_s,
@@ -164,9 +181,20 @@ def read_nvidia_smi(line: str) -> Reading:
     }
 
 
-def _commands() -> list[tuple[str, list[str]]]:
-    query = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits", "--id=0"]
-    return [
-        ("tegrastats", ["--interval", str(INTERVAL_MS)]),
-        ("nvidia-smi", [*query, f"--loop-ms={INTERVAL_MS}"]),
-    ]
+def find_first_gpu() -> str | None:
+    """Return the PCI bus id of the GPU that CUDA calls the first; None if its driver does not tell.
+
+    nvidia-smi counts in an order of its own, and knows nothing of CUDA_VISIBLE_DEVICES.
+    """
+    device, bus_id = ctypes.c_int(), ctypes.create_string_buffer(_BUS_ID_BYTES)
+    size = ctypes.c_int(_BUS_ID_BYTES)
+    try:
+        driver = ctypes.CDLL(LIBRARY)
+        codes = (
+            call_driver(driver, "cuInit", ctypes.c_uint(0)),
+            call_driver(driver, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(0)),
+            call_driver(driver, "cuDeviceGetPCIBusId", bus_id, size, device),
+        )
+    except (OSError, DeviceError):
+        return None
+    return None if any(codes) else bus_id.value.decode("ascii")

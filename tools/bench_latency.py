@@ -292,7 +292,10 @@ def _describe_power(power: Mapping[str, Any]) -> str:
     if power["tool"] is None:
         return "clocks and power: not recorded, neither tegrastats nor nvidia-smi is on PATH"
     figures = {key: value for key, value in power.items() if key != "tool" and value is not None}
-    words = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    words = ", ".join(
+        f"{key} {value if isinstance(value, str) else format(value, '.4g')}"
+        for key, value in figures.items()
+    )
     return f"{power['tool']}: {words}"
 
 

@@ -101,6 +101,9 @@ class FakeCuda:
     def _cuDeviceGetName(self, text: Any, size: Any, device: Any) -> None:
         text.value = b"Orin (nvgpu)"
 
+    def _cuDeviceGetPCIBusId(self, text: Any, size: Any, device: Any) -> None:
+        text.value = b"0000:65:00.0"
+
     def _cuDeviceGetAttribute(self, place: Any, attribute: Any, device: Any) -> None:
         place._obj.value = ATTRIBUTES[attribute.value]
 

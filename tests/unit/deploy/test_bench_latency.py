@@ -372,3 +372,9 @@ def test_clocks_and_power_are_part_of_the_figure(tool, gpu, plan, tmp_path, monk
     power = json.loads(_run(tool, capsys, plan, "--json")[1])["models"][0]["power"]
     assert (power["tool"], power["mean_power_w"]) == ("tegrastats", 10.0)
     assert power["gpu_mhz_end"] == 918.0
+    script.unlink()
+    script.with_name("nvidia-smi").write_text("#!/bin/sh\necho '60, 1500, 2619, 40'\n")
+    script.with_name("nvidia-smi").chmod(0o755)
+    assert (
+        "nvidia-smi: gpu 0000:65:00.0, readings 1, mean_power_w 60" in _run(tool, capsys, plan)[1]
+    )

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_trt.cuda import FakeCuda
 
 from deploy.power import PowerMeter, read_nvidia_smi, read_tegrastats
 
@@ -71,6 +72,14 @@ def _wait_for_lines(meter: PowerMeter, count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+
+
 def test_the_summary_is_of_what_the_tool_wrote_meanwhile(tmp_path: Path) -> None:
     lines = ("20.00, 1500, 2619, 40", "60.00, 1980, 2619, 41", "80.00, 1980, 2619, 43")
     _tool(tmp_path, "nvidia-smi", *lines)
@@ -79,6 +88,7 @@ def test_the_summary_is_of_what_the_tool_wrote_meanwhile(tmp_path: Path) -> None
     found = meter.summary(queries_per_s=1000)
     assert found == {
         "tool": "nvidia-smi",
+        "gpu": "0 in the order of nvidia-smi",
         "readings": 3,
         "mean_power_w": 70.0,  # without the first, which is from before the work
         "energy_mj": 70.0,  # 70 W over 1000 queries a second
@@ -89,6 +99,23 @@ def test_the_summary_is_of_what_the_tool_wrote_meanwhile(tmp_path: Path) -> None
         "gpu_c_start": 40.0,
         "gpu_c_end": 43.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("driver", "asked"),
+    [(FakeCuda(), "0000:65:00.0"), (FakeCuda(devices=0), "0")],
+)
+def test_the_card_that_cuda_calls_the_first_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: FakeCuda, asked: str
+) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/words\necho "60.00, 1500, 2619, 40"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+    with PowerMeter(folders=str(tmp_path)) as meter:
+        pass
+    assert f"--id={asked}" in (tmp_path / "words").read_text().split()
+    assert meter.summary(queries_per_s=1)["gpu"].startswith(asked)
 
 
 def test_a_jetson_is_asked_by_its_own_tool(tmp_path: Path) -> None:
