@@ -21,6 +21,8 @@ BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4")
 PAIRS = ("dsg+minmax", "genie+genie-m", "synq+synq-qat", "zeroq+minmax")
 # What has 8 bits in `deploy` though the row's activations have fewer; other words here make those rows stale.
 _NARROW_POLICY = "BRECQ: the output of the first layer has 8 bits"
+# What is done before 4-bit grids by recipes that bring channels to one size; likewise.
+_COARSE_POLICY = "channels of 4 bits are brought to one size"
 # What a figure follows from, beside the fixtures.
 _SOURCES = ("calib", "deploy", "edgeq/**/*.py", "edgeq/**/*.toml", "benchmarks/*.py")
 
@@ -40,12 +42,15 @@ def stamp_row(data: str, numbers: str, *, setting: str, bits: str) -> str:
     """Return the digest of the figures of a pair: of every effort, and of the published budgets.
 
     A figure that has its default is left out, so that a new one, which older recipes do not use, changes no stamp.
-    Where `deploy` has narrow activations, it is also of the policy that says which of them stay wide.
+    Where `deploy` has narrow activations, it is also of the policy that says which of them stay wide; where they have 4
+    bits and the recipe equalizes channels, of that.
     """
     name = name_recipe(data, numbers)
     figures = [_own_figures(load_recipe(name, effort=effort)) for effort in Effort]
-    is_narrow = setting == "deploy" and BitSpec.parse(bits).activations < 8
-    policy = [_NARROW_POLICY] if is_narrow else []
+    width = BitSpec.parse(bits).activations
+    policy = [_NARROW_POLICY] if setting == "deploy" and width < 8 else []
+    if width == 4 and load_recipe(name).ranges.equalize_activations > 0:
+        policy.append(_COARSE_POLICY)
     return digest_of([figures, own_settings(data), own_settings(numbers), *policy])
 
 
