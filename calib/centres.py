@@ -21,6 +21,7 @@ from calib.labels import hard_cross_entropy
 from calib.priors import texture_term
 from calib.problem import SynthesisProblem
 from calib.statistics import (
+    VARIANCE_FLOOR,
     LayerStatistics,
     Moments,
     batch_term,
@@ -143,7 +144,8 @@ def find_centres(
     made = list(world.tell(_found(checkpoints, len(batches))))
     kept = len(made)
     if kept:
-        progress.advance(kept * spec.centre_iterations)
+        rounds = world.rounds(len(batches)) - world.rounds(len(batches) - kept)
+        progress.advance(rounds * spec.centre_iterations)
     for part in world.each(len(batches) - kept, lambda index: make(kept + index)):
         if world.rank == 0:
             checkpoints.save(f"centres-{len(made)}", _as_checkpoint(part))
@@ -214,7 +216,9 @@ def _centre(parts: Sequence[Moments], classes: int) -> LayerStatistics | None:
     variances = [part.sample_var for part in parts if part.sample_var is not None]
     if sum(map(len, means)) != classes:
         return None
-    return LayerStatistics(mean=torch.cat(means), std=torch.cat(variances).sqrt())
+    # As what it is compared with has it: see `LayerStatistics.eps`.
+    std = (torch.cat(variances) + VARIANCE_FLOOR).sqrt()
+    return LayerStatistics(mean=torch.cat(means), std=std)
 
 
 def _pool(centre: LayerStatistics) -> LayerStatistics:

@@ -268,9 +268,10 @@ def sample_term(
 ) -> Tensor:
     """Return the mean over layers and samples of each sample's `distance`, one layer a sample enhanced; [].
 
-    Sample i pays layer (i mod L) `enhancement` times, every other layer once: the layerwise sample enhancement of DSG
-    with its (I + 1 1^T) for enhancement 2, for any batch size. Layers without positions take no part. A layer may see
-    several rows a sample (frames of a video, two pictures that are compared): each of them is a sample of that layer.
+    Of the L layers with equally many rows, row i pays layer (i mod L) `enhancement` times, every other one once: the
+    layerwise sample enhancement of DSG with its (I + 1 1^T) for enhancement 2, for any batch size. Layers without
+    positions take no part. A layer may see several rows a sample (frames of a video, two pictures that are compared):
+    each of them is a sample of that layer.
     """
     rows = [
         (m.sample_mean, m.sample_var, target)
@@ -283,7 +284,7 @@ def sample_term(
             why="statistics of one sample are taken over its positions",
             mend="pass --set synthesis.sample_statistics=0",
         )
-    total, count = [], 0.0
+    sums = []
     for length in dict.fromkeys(len(mean) for mean, _, _ in rows):
         alike = [row for row in rows if len(row[0]) == length]
         means, variances, own = zip(*alike, strict=True)
@@ -292,9 +293,8 @@ def sample_term(
         index = torch.arange(length, device=losses.device)
         weights[index, index % len(alike)] = enhancement
         share = len(alike) / weights.sum()
-        total.append((losses * weights).sum() * share)
-        count += len(alike)
-    return torch.stack(total).sum() / count
+        sums.append((losses * weights).sum() * share)
+    return torch.stack(sums).sum() / len(rows)
 
 
 def with_slack(

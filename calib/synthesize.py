@@ -76,7 +76,7 @@ def synthesize(
         source = "leaves" if spec.start == "leaves" else "noise"
         _LOG.warning(
             "the network has no convolution whose statistics could be estimated, so samples are %s that nothing moves",
-            {"leaves": "dead leaves"}.get(source, source),
+            "dead leaves" if source == "leaves" else source,
         )
         spec = dataclasses.replace(spec, source=source)
         return take_unoptimised(problem, units, spec, batches, seed=seed, progress=progress)

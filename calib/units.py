@@ -21,8 +21,8 @@ from edgeq.core.specs import InputSpec, Layout
 from edgeq.teacher.teacher import Teacher
 
 # Pictures whose black and white are nearer or farther apart than this in the model's own unit are brought into the
-# standard one, where they are 4 apart. Of pictures of 0..1 that GENIE, ZeroQ and GZSQ move, 79 to 100 % of the values
-# end at black or white, where N(0, 1) begins and is aimed at.
+# standard one, where they are 4 apart. Starts of N(0, 1) and terms that aim at it have most values of pictures of 0..1
+# at black or white.
 NARROWEST, WIDEST = 2.5, 16.0
 
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, JSON beside them, and digests of both. Runs on the board, too."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -53,6 +54,8 @@ def require_writable(path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # raises of a name that is too long
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         tempfile.TemporaryFile(dir=str(path.parent)).close()

@@ -44,9 +44,7 @@ _SHAPES = {"Shape", "Size"}
 
 # Class 0 is of channels that are always 0 and have no factor, class 1 of those that must stay as they are.
 _NOTHING, _FIXED = 0, 1
-# Grids of so many bits and fewer are coarse: channels of 8 bits gained nothing from one size. ResNet-20 on CIFAR-10,
-# w4a4 after 1,500 steps, seeds 0 to 2: KL divergence from the teacher on test pictures with it 0.0347, 0.0358, 0.0338,
-# without it 0.0372, 0.0361, 0.0356.
+# Grids of so many bits and fewer are coarse: channels of 8 bits gained nothing from one size.
 _COARSE_BITS = 4
 # Factors are 1 / LARGEST_FACTOR to LARGEST_FACTOR: beyond, the weights that read a channel lose more than it gains.
 LARGEST_FACTOR = 4.0

@@ -31,10 +31,14 @@ def lint(model: onnx.ModelProto, card: TargetCard) -> tuple[Finding, ...]:
     missing = tuple(CHECKS.get(EXTERNAL_DATA).run(LintView(model, model), card))
     if missing:
         return missing
+    # ONNX's inference errs behind a Slice whose bounds it cannot compute; the parser computes them.
     try:
-        # ONNX's inference errs behind a Slice whose bounds it cannot compute; the parser computes them.
-        inferred = infer_shapes(fold_bounds(model).model, strict=True)
-    except (ModelError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        bounded = fold_bounds(model).model
+    except ModelError:
+        bounded = model
+    try:
+        inferred = infer_shapes(bounded, strict=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = model  # the check model.checker reports it
     view = LintView(inferred, model)
     findings = [found for name in CHECKS for found in CHECKS.get(name).run(view, card)]

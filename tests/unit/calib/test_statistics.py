@@ -279,6 +279,20 @@ def test_each_row_that_a_layer_sees_is_a_sample_of_that_layer():
     torch.testing.assert_close(both, torch.stack(apart).mean())
 
 
+def test_layers_count_alike_whatever_rows_they_see():
+    """Two layers of six rows and one of two: each group weighs its samples by itself."""
+    wide = [measure(randn(6, 4, 5, 5, seed=seed) * 2) for seed in (0, 1)]
+    other = measure(randn(2, 3, 7, seed=2))
+    targets = [LayerStatistics(mean=torch.zeros(c), std=torch.ones(c)) for c in (4, 4, 3)]
+    found = sample_term([*wide, other], targets, enhancement=3.0)
+    first, second, third = (
+        sample_term([m], [t], enhancement=1.0) for m, t in zip([*wide, other], targets, strict=True)
+    )
+    pair = sample_term(wide, targets[:2], enhancement=3.0)
+    assert not torch.isclose(pair, (first + second) / 2)
+    torch.testing.assert_close(found, (2 * pair + third) / 3)
+
+
 def test_moments_of_batches_pool_to_those_of_all():
     a = randn(12, 3, 4, 4) * 2 + 1
     pooled, whole = pool_batches([measure(part) for part in a.split(4)]), measure(a)
