@@ -128,7 +128,8 @@ def check_line(card: TargetCard, *, tolerances: Mapping[str, float | None]) -> l
     known = {name: math.inf if atol is None else atol for name, atol in tolerances.items()}
     # A name that begins with a dash would be taken for an option: such outputs share the limit that has no name.
     nameless = [atol for name, atol in known.items() if name.startswith("-")]
-    limits = [f"{max(nameless):.6g}"] if nameless else []
+    judged = [atol for atol in nameless if atol < math.inf] or nameless
+    limits = [f"{max(judged):.6g}"] if nameless else []
     limits += [f"{name}:{atol:.6g}" for name, atol in known.items() if not name.startswith("-")]
     return [
         *runner,
@@ -164,8 +165,9 @@ _ENGINE_STEPS = dedent(
        the float network, times the engine as trtexec 11 does (no transfers, spin wait, CUDA graph), writes
        device_report.json, and says PASS or FAIL. An engine fits only the GPU and the TensorRT version that built
        it, so it is built there and not on the host. A run that was cut off can be run again.
-       ./build.sh --help tells more. It ends with 0 (passed), 3 (a file was changed or added), 4 (another device or
-       TensorRT), 5 (something is not installed), 6 (no GPU, or the build failed) or 7 (wrong outputs).
+       ./build.sh --help tells more. It ends with 0 (passed), 3 (a file was changed or added, or an option makes no
+       sense), 4 (another device or TensorRT), 5 (something is not installed), 6 (no GPU, or the build failed), 7 (wrong
+       outputs) or 130 (interrupted).
        For steady figures set the power mode and the clocks first (Jetson: nvpmodel, then jetson_clocks).
     3. To compare once more with polygraphy, where it is installed, run
            polygraphy {check}

@@ -224,7 +224,8 @@ def _judge(report: bytes | None, code: int, out: Path) -> dict[str, Any]:
     """Return the report; raise the fault that it tells of."""
     found = _parse(report)
     if found is None or not {"passed", "verdict"} <= set(found):
-        raise _by_code(code, f"build.sh ended with {code} and left no report")
+        lacks = "report" if found is None else "verdict"
+        raise _by_code(code, f"build.sh ended with {code} and left no {lacks}")
     if isinstance(found.get("error"), dict):
         raise _fault_of(found["error"], out)
     return found

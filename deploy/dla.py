@@ -23,7 +23,7 @@ DLA_README = f"""
 This bundle is for DLA. ./build.sh builds {DLA_MODEL} with {CACHE} for DLA core 0, layers that it
 cannot take on the GPU; --device dla1 takes the other core, --device gpu builds model.qdq.onnx for the GPU
 alone. DLA rounds ties away from zero and quantizes weights by itself, which the limits may be too narrow
-for. {DLA_SCRIPT}, if it is here, does the same with trtexec, which needs no Python bindings and compares nothing.
+for. {DLA_SCRIPT}, if it is here, builds and times the same with trtexec, which needs no Python bindings.
 """
 
 # trtexec, not Python: it sets the calibrator by itself.

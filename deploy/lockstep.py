@@ -97,13 +97,14 @@ class EngineSide:
         """Return polygraphy's runner of TensorRT."""
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-        engine = EngineFromBytes(self._plan, self._make_runtime)
-        return TrtRunner(engine), _explained_engine()
+        logger = make_logger(self._trt)
 
-    def _make_runtime(self) -> Any:
-        runtime = self._trt.Runtime(make_logger(self._trt))
-        prepare_runtime(runtime, self._loading)
-        return runtime
+        def make_runtime() -> Any:
+            runtime = self._trt.Runtime(logger)
+            prepare_runtime(runtime, self._loading)
+            return runtime
+
+        return TrtRunner(EngineFromBytes(self._plan, make_runtime)), _explained_engine(logger)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +211,15 @@ def _engine_outputs(engine: Any, inputs: set[str]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _explained_engine() -> Iterator[None]:
+def _explained_engine(logger: Any) -> Iterator[None]:
     from polygraphy.exception import PolygraphyException
 
     try:
         yield
     except PolygraphyException as error:
+        told = "; ".join([str(error), *logger.errors])
         raise DeviceError(
-            f"TensorRT cannot run the engine: {error}",
+            f"TensorRT cannot run the engine: {told}",
             why="an engine runs on the GPU and under the TensorRT version that built it",
             mend="build it again here: edgeq engine model.qdq.onnx --target NAME",
         ) from error

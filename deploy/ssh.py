@@ -26,6 +26,8 @@ _ADDRESS = re.compile(
 )
 _TIMEOUT_S = 20
 _KEEPALIVE_S = 15
+# What paramiko raises of a private key that is cut off or altered, beside its own errors.
+_DAMAGED = (ValueError, AssertionError, IndexError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +201,17 @@ def connect(access: Access) -> Board:
         )
         client.get_transport().set_keepalive(_KEEPALIVE_S)
         return Board(client, access.address)
-    except DeviceError:
+    except (DeviceError, InputError):
         client.close()
         raise
+    except _DAMAGED as error:
+        client.close()
+        raise InputError(
+            f"a private key of ssh's is damaged: {error}",
+            why="edgeq tries those of ~/.ssh/config and ~/.ssh in turn",
+            mend="pass the right one by --identity, or mend or remove the other",
+            path=folder,
+        ) from error
     except (paramiko.SSHException, OSError) as error:
         is_login = _is_login(client.get_transport()) and not isinstance(error, OSError)
         client.close()
@@ -220,7 +230,7 @@ def _check_key(paramiko: Any, path: Path) -> None:
     raise InputError(
         f"--identity cannot be used: {reason}",
         why="edgeq logs in with a private key as ssh-keygen makes it: RSA, ECDSA or Ed25519",
-        mend="pass for instance --identity ~/.ssh/id_ed25519",
+        mend="pass for instance --identity ~/.ssh/id_ed25519; a key that the agent has needs no --identity",
         path=path,
     )
 
@@ -230,7 +240,7 @@ def _is_key(paramiko: Any, kind: Any, path: Path) -> bool:
         kind.from_private_key_file(str(path).removesuffix("-cert.pub"))
     except paramiko.PasswordRequiredException:
         return True  # the agent may have it
-    except (paramiko.SSHException, ValueError, AssertionError, IndexError):
+    except (paramiko.SSHException, *_DAMAGED):
         return False  # of another kind, or cut off
     return True
 
@@ -244,8 +254,9 @@ def _faults_of(paramiko: Any, path: Path) -> Iterator[None]:
     except (*kinds, ValueError, OverflowError) as error:  # the last two: of keys
         raise InputError(
             f"ssh's {path.name} cannot be used: {error}",
-            why="edgeq reads it by paramiko, which takes most of what ssh takes, but not @cert-authority or @revoked",
-            mend="mend that line, or take it out",
+            why="edgeq reads and runs what it says by paramiko, which takes most of what ssh takes, but not "
+            "@cert-authority or @revoked",
+            mend="mend that line, take it out, or mend the file's permissions",
             path=path,
         ) from error
 
@@ -283,7 +294,7 @@ def _proxy(paramiko: Any, config: dict[str, Any], host: str, port: int) -> Any:
     """Return the socket that the user's own config asks for; a jump goes through the system's ssh."""
     command = config.get("proxycommand")
     jump = config.get("proxyjump")
-    if command is None and jump is not None:
+    if command is None and jump not in (None, "none"):
         command = shlex.join(["ssh", "-W", f"[{host}]:{port}", str(jump)])
     return None if command in (None, "none") else paramiko.ProxyCommand(command)
 
@@ -298,6 +309,10 @@ def _policy(paramiko: Any, known: Path, access: Access) -> Any:
                     mend="compare it with the board's (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then log in "
                     "once with ssh, or pass --accept-new-host-key",
                 )
+            with _faults_of(paramiko, known):
+                self._keep(hostname, key)
+
+        def _keep(self, hostname: str, key: Any) -> None:
             known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with known.open("a+b") as file:
                 file.seek(0)
@@ -312,7 +327,8 @@ def _policy(paramiko: Any, known: Path, access: Access) -> Any:
 
 def _is_login(transport: Any) -> bool:
     """Return whether a connection is at its login; the error may be one of the last key, tried as another kind."""
-    return bool(transport and transport.is_active() and not transport.is_authenticated())
+    is_open = transport and transport.is_active() and transport.initial_kex_done
+    return bool(is_open and not transport.is_authenticated())
 
 
 def _explain(

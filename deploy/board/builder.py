@@ -88,9 +88,8 @@ def run_builder(
     if plan is None:
         raise failed_build("TensorRT built no engine", errors=logger.errors)
     data = bytes(plan)
-    digest = save_timing_cache(
-        config, request.timing_cache
-    )  # first, so that a fault below costs less
+    # First, so that a fault below costs less.
+    digest = save_timing_cache(config, request.timing_cache)
     return BuiltEngine(
         plan=data,
         layers=_inspect(trt, data, ranges, request),

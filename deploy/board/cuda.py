@@ -80,9 +80,8 @@ class Cuda:
         try:
             self.close()
         except DeviceError:
-            if (
-                error is None
-            ):  # else the fault on its way is the one to tell: this is mostly its echo
+            # A fault that is on its way is the one to tell: this is mostly its echo.
+            if error is None:
                 raise
 
     def close(self) -> None:
@@ -192,8 +191,10 @@ class Cuda:
         self._call("cuStreamEndCapture", handle, ctypes.byref(graph))
         runnable = ctypes.c_void_p()
         arguments = (ctypes.byref(runnable), graph, ctypes.c_ulonglong(0))
-        self._call("cuGraphInstantiateWithFlags", *arguments)
-        self._call("cuGraphDestroy", graph)
+        try:
+            self._call("cuGraphInstantiateWithFlags", *arguments)
+        finally:
+            self._driver.cuGraphDestroy(graph)
         return self._own(runnable, "cuGraphExecDestroy")
 
     def launch(self, graph: int, stream: int) -> None:

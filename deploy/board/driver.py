@@ -79,7 +79,7 @@ def call_driver(driver: Any, function: str, *arguments: Any) -> int:
     except AttributeError as error:
         raise DeviceError(
             f"the NVIDIA driver has no {function}",
-            why="it is older than CUDA 11.4, that of JetPack 5, from which on edgeq knows it",
+            why="it is older than what edgeq knows: CUDA 11.4, that of JetPack 5, and later",
             mend="update the driver, or the JetPack",
         ) from error
     return int(call(*arguments))

@@ -78,8 +78,11 @@ def read_record(engine: Path) -> Optional[Dict[str, Any]]:
 
 def read_loading(engine: Path) -> Loading:
     """Return how the record of an engine says that it was built; as for the GPU alone if it has none."""
-    request = (read_record(engine) or {}).get("request") or {}
+    request = (read_record(engine) or {}).get("request")
+    if not isinstance(request, dict):
+        return Loading()
+    core = request.get("dla_core")
     return Loading(
-        dla_core=request.get("dla_core"),
+        dla_core=core if isinstance(core, int) else None,
         is_version_compatible=bool(request.get("is_version_compatible")),
     )

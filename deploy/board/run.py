@@ -268,9 +268,8 @@ def _enlarge(call: Mapping[str, Any], shapes: Mapping[str, Any]) -> Dict[str, An
 def _say_verdicts(verdicts: List[OutputVerdict], say: Say) -> None:
     for item in verdicts:
         if item.tolerance is None:
-            say(
-                f"told output '{item.name}': {100 * item.equal:.1f} % of the values equal, not judged"
-            )
+            share = f"{100 * item.equal:.1f} % of the values equal"
+            say(f"note output '{item.name}': {share}, not judged")
             continue
         word = "ok  " if item.passed else "FAIL"
         match = "" if item.top1_match is None else f", top-1 match {100 * item.top1_match:.1f} %"

@@ -56,9 +56,7 @@ def test_a_stamp_changes_with_the_published_budget_but_not_with_words(monkeypatc
 def test_a_stamp_tells_what_has_8_bits_in_narrow_rows_of_deploy():
     assert stamp("genie", "mse", bits="w4a4") != stamp("genie", "mse", bits="w4a8")
     assert stamp("genie", "mse", bits="w4a8") == stamp("genie", "mse", bits="w8a8")
-    narrow, wide = (
-        stamp("genie", "mse", setting="paper", bits=bits) for bits in ("w4a4", "w8a8")
-    )
+    narrow, wide = (stamp("genie", "mse", setting="paper", bits=bits) for bits in ("w4a4", "w8a8"))
     assert narrow == wide
 
 

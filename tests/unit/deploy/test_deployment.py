@@ -261,6 +261,32 @@ def test_a_new_host_key_has_a_line_of_its_own_behind_one_without_an_end(
     assert deploy(make_bundle(), server.access(folder=folder)).passed
 
 
+def test_a_new_host_key_that_cannot_be_kept_is_told_of_its_file(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="ssh's known_hosts cannot be used"):
+        connect(server.access(folder=tmp_path / "file", accepts_new=True))
+
+
+def test_a_damaged_key_of_the_config_is_told_as_such(server, tmp_path, monkeypatch):
+    """What paramiko raises of some; which it is depends on where the file was cut off."""
+    import paramiko
+
+    def fail(*_, **__):
+        raise AssertionError("unpadded")
+
+    (tmp_path / "known_hosts").write_text((server.folder / "known_hosts").read_text())
+    (tmp_path / "config").write_text(f"IdentityFile {server.folder}/user\n")
+    monkeypatch.setattr(paramiko.SSHClient, "_key_from_filepath", fail)
+    with pytest.raises(InputError, match="a private key of ssh's is damaged: unpadded"):
+        connect(server.access(identity=None, folder=tmp_path))
+
+
+def test_a_jump_that_is_none_is_none(make_bundle, deploy, server, tmp_path):
+    (tmp_path / "known_hosts").write_text((server.folder / "known_hosts").read_text())
+    (tmp_path / "config").write_text("ProxyJump none\n")
+    assert deploy(make_bundle(), server.access(folder=tmp_path)).passed
+
+
 def test_a_changed_host_key_is_refused_even_when_new_ones_are_taken(
     make_bundle, deploy, server, tmp_path
 ):
