@@ -95,16 +95,20 @@ def deploy_bundle(
     sums[SUMS] = digest_file(bundle / SUMS)
     place = _choose_folder(folder, sums[SUMS])
     require_writable(out)
-    with connect(access) as board, _faults_told(board, place), hold(board, _own(board, place)):
-        kept: Sequence[str] = ()
-        try:
-            sent = upload(board, bundle, place, sums, progress or NoProgress())
-            if is_checked and CHECK in sums:
-                _check(board, place, out.with_name(CHECKED), is_again="--rebuild" in words, say=say)
-            report, code = _run(board, place, ["./build.sh", *words], REPORT, say)
-        finally:
-            if is_clean:
-                kept = clean(board, place, sums)
+    with connect(access) as board, _faults_told(board, place):
+        _require_own_folder(board, place)
+        with hold(board, place):
+            kept: Sequence[str] = ()
+            try:
+                sent = upload(board, bundle, place, sums, progress or NoProgress())
+                if is_checked and CHECK in sums:
+                    _check(
+                        board, place, out.with_name(CHECKED), is_again="--rebuild" in words, say=say
+                    )
+                report, code = _run(board, place, ["./build.sh", *words], REPORT, say)
+            finally:
+                if is_clean:
+                    kept = clean(board, place, sums)
     if report is not None:
         write_bytes(out, report)
     found = _judge(report, code, out)
@@ -148,24 +152,19 @@ def _choose_folder(asked: str | None, seal: str) -> str:
     return posixpath.normpath(name)
 
 
-def _own(board: Board, place: str) -> str:
-    """Return `place`, a folder of the board that is neither the home folder nor one that it lies in.
-
-    Raises:
-        InputError: if it is.
-    """
+def _require_own_folder(board: Board, place: str) -> None:
+    """Raise InputError if `place` is the home folder of the board or one that this lies in."""
     home = board.files.normalize(".")
     try:
         there = board.files.normalize(place)
     except FileNotFoundError:
-        return place
+        return
     if posixpath.commonpath([home, there]) == there:
         raise InputError(
             f"--remote-dir {place!r} cannot be used: it is {there}, and the home folder is {home}",
             why="the bundle's files would lie among others there, and --clean would remove such as README.txt",
             mend="pass for instance --remote-dir edgeq or /tmp/edgeq",
         )
-    return place
 
 
 def _check(board: Board, place: str, out: Path, *, is_again: bool, say: Say) -> None:

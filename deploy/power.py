@@ -69,7 +69,7 @@ class PowerMeter:
                 arguments = (*arguments, f"--id={bus_id or 0}")
             self._folder = tempfile.TemporaryDirectory(prefix="edgeq-power-")
             try:
-                with self._log().open("wb") as log:
+                with self._output().open("wb") as log:
                     self._process = subprocess.Popen(
                         [program, *arguments],
                         stdin=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ class PowerMeter:
             self._process.kill()
             self._process.wait()
         read = read_tegrastats if self._tool == "tegrastats" else read_nvidia_smi
-        lines = self._log().read_text("ascii", "replace").splitlines()
+        lines = self._output().read_text("ascii", "replace").splitlines()
         self._readings = [item for line in lines if (item := read(line))]
         self._folder.cleanup()
 
@@ -131,11 +131,11 @@ class PowerMeter:
         """Let the tool start: its first reading is that before the work."""
         end = time.monotonic() + _START_S
         while self._process is not None and self._process.poll() is None:
-            if self._log().stat().st_size or time.monotonic() > end:
+            if self._output().stat().st_size or time.monotonic() > end:
                 return
             time.sleep(0.01)
 
-    def _log(self) -> Path:
+    def _output(self) -> Path:
         assert self._folder is not None
         return Path(self._folder.name) / "log"
 

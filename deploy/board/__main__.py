@@ -20,7 +20,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        _require_sense(options)
+        _require_times(options)
         report = run_bundle(Path(), options=options, say=say, progress=Lines())
     except EdgeqError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -32,7 +32,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return GateFailed.exit_code if failed_outputs(report) else 0
 
 
-def _require_sense(options: RunOptions) -> None:
+def _require_times(options: RunOptions) -> None:
     times = {
         "--warm-up-ms": options.timing.warm_up_ms,
         "--duration-s": options.timing.duration_s,

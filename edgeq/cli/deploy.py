@@ -73,7 +73,7 @@ def deploy(
             done = deploy_bundle(
                 folder,
                 access,
-                out=out or options.lie_beside(path, REPORT),
+                out=out or options.choose_path_beside(path, REPORT),
                 folder=remote_dir,
                 words=["--rebuild"] if rebuild else [],
                 is_clean=clean,

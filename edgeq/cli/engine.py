@@ -77,7 +77,7 @@ def engine(
     from deploy.engine.request import EngineSpec
     from edgeq.cli.progress import make_progress
 
-    path = options.lie_beside(model, ENGINE) if out is None else out
+    path = options.choose_path_beside(model, ENGINE) if out is None else out
     options.say_defaults(context, out=path)
     if path.exists() and not overwrite:
         raise InputError(

@@ -213,7 +213,7 @@ def say_defaults(context: typer.Context, **chosen: object) -> None:
         say(f"defaults: {shlex.join(words)}")
 
 
-def lie_beside(path: Path, name: str) -> Path:
+def choose_path_beside(path: Path, name: str) -> Path:
     """Return the path of `name` in the folder that `path` lies in; that is so of `.` and `..`, too."""
     whole = path if path.name not in ("", "..") else path.resolve()
     return whole.parent / name

@@ -68,7 +68,7 @@ def _tool(folder: Path, name: str, *lines: str) -> None:
 
 def _wait_for_lines(meter: PowerMeter, count: int) -> None:
     end = time.monotonic() + 10
-    while meter._log().read_text().count("\n") < count and time.monotonic() < end:
+    while meter._output().read_text().count("\n") < count and time.monotonic() < end:
         time.sleep(0.01)
 
 
