@@ -27,7 +27,7 @@ def stamp(data: str, numbers: str, *, setting: str = "deploy", bits: str = "w8a8
 
 @pytest.mark.parametrize(
     ("table", "key", "value"),
-    [("synthesis", "iterations", 7), ("training", "mix", 0.25), ("training", "steps", 3)],
+    [("synthesis", "iterations", 7), ("training", "mix", 0.75), ("training", "steps", 3)],
 )
 def test_a_stamp_changes_with_a_figure_of_either_half(monkeypatch, table, key, value):
     before = stamp("genie", "edgeq")

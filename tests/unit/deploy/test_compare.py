@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -266,9 +267,11 @@ def test_a_fault_of_the_engine_is_an_error_of_the_device(teacher, samples, tmp_p
 
     monkeypatch.setattr("deploy.lockstep.require", lambda *words, **more: None)
     monkeypatch.setattr("deploy.lockstep.probe_driver", lambda: None)
+    logger = SimpleNamespace(errors=["it is of another version"])
+    monkeypatch.setattr("deploy.lockstep.make_logger", lambda trt: logger)
     monkeypatch.setattr(polygraphy.backend.trt, "EngineFromBytes", lambda plan, runtime: fail)
     (tmp_path / "engine.plan").write_bytes(b"ftrt")
-    with pytest.raises(DeviceError, match="Failed to load engine"):
+    with pytest.raises(DeviceError, match="Failed to load engine; it is of another version"):
         compare_models(teacher, tmp_path / "engine.plan", samples)
 
 
