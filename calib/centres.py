@@ -179,8 +179,13 @@ def _as_checkpoint(layers: Sequence[Moments]) -> Checkpoint:
 
 
 def _as_moments(layer: Mapping[str, NDArray[Any]]) -> Moments:
-    figures = {key: torch.from_numpy(layer[key]) if key in layer else None for key in _FIGURES}
-    return Moments(**figures)  # type: ignore[arg-type]  # mean and var are always there
+    found = {key: torch.from_numpy(x) for key, x in layer.items()}
+    return Moments(
+        mean=found["mean"],
+        var=found["var"],
+        sample_mean=found.get("sample_mean"),
+        sample_var=found.get("sample_var"),
+    )
 
 
 def _start(problem: SynthesisProblem, spec: SynthesisSpec, labels: Tensor, seed: int) -> Pixels:
