@@ -49,8 +49,18 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the pictures [N, *shape]."""
+        """Return the pictures [N, *shape].
+
+        Raises:
+            CalibError: if N is 1 and no side is longer than 4.
+        """
         height, width = self._size
+        if len(z) * self._quarter[0] * self._quarter[1] == 1:
+            raise CalibError(
+                f"one picture of {height}x{width} alone is too little for the recipe's generator",
+                why="it normalises by the batch, and there is one value a channel of it",
+                mend="choose --set synthesis.samples so that no batch is left with one picture",
+            )
         rows = self.spread(z).view(len(z), 128, *self._quarter)
         pictures: Tensor = self.fine(self.middle(self.coarse(rows)))
         pictures = pictures[..., :height, :width]

@@ -29,6 +29,14 @@ def test_pictures_have_the_inputs_shape_and_about_unit_variance(problem, size, l
     torch.testing.assert_close(var, torch.ones(3), atol=0.15, rtol=0)
 
 
+def test_one_picture_of_four_pixels_a_side_is_refused_and_two_are_drawn(problem):
+    own = dataclasses.replace(problem.inputs[0], shape=(3, 4, 4))
+    generator = make_generator(own, seeded())
+    with pytest.raises(CalibError, match="one picture of 4x4 alone"):
+        generator(torch.randn(1, LATENT))
+    assert generator(torch.randn(2, LATENT)).shape == (2, 3, 4, 4)
+
+
 def test_the_weights_depend_on_the_generator_alone(problem):
     own = problem.inputs[0]
     torch.manual_seed(1)
