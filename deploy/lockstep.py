@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +35,13 @@ class Side(Protocol):
         inputs: as the model takes them.
         outputs: names of its graph outputs.
         batch: its fixed batch size, or None where it is dynamic.
+        tuned_batch: the batch size that is best where it is dynamic, or None where each is as good.
     """
 
     inputs: tuple[ModelInput, ...]
     outputs: tuple[str, ...]
     batch: int | None
+    tuned_batch: int | None
 
     def runner(self, extra: Sequence[str]) -> tuple[Any, contextlib.AbstractContextManager[None]]:
         """Return a polygraphy runner that gives the tensors `extra` too, and what explains its faults."""
@@ -47,6 +49,8 @@ class Side(Protocol):
 
 class OnnxSide:
     """An ONNX file under ONNX Runtime on the CPU, with graph optimisation off."""
+
+    tuned_batch: int | None = None
 
     def __init__(self, model: ModelSource) -> None:
         self._model = model
@@ -82,16 +86,18 @@ class EngineSide:
         with explained, runner:
             metadata = runner.get_input_metadata(use_numpy_dtypes=False)
             self.outputs = _engine_outputs(runner.engine, set(metadata))
-        self.inputs = tuple(
-            ModelInput(
-                name=name,
-                shape=tuple(x if isinstance(x, int) and x > 0 else None for x in shape),
-                dtype=np.dtype(DataType.to_dtype(dtype, "numpy")).name,
+            self.inputs = tuple(
+                ModelInput(
+                    name=name,
+                    shape=tuple(x if isinstance(x, int) and x > 0 else None for x in shape),
+                    dtype=np.dtype(DataType.to_dtype(dtype, "numpy")).name,
+                )
+                for name, (dtype, shape) in metadata.items()
             )
-            for name, (dtype, shape) in metadata.items()
-        )
+            free = [item.name for item in self.inputs if item.shape and item.shape[0] is None]
+            self.tuned_batch = _tuned_batch(runner.engine, free)
         sizes = {item.shape[0] if item.shape else None for item in self.inputs}
-        self.batch: int | None = (sizes.pop() if len(sizes) == 1 else None) or 1
+        self.batch: int | None = sizes.pop() if len(sizes) == 1 else None
 
     def runner(self, extra: Sequence[str]) -> tuple[Any, contextlib.AbstractContextManager[None]]:
         """Return polygraphy's runner of TensorRT."""
@@ -187,7 +193,9 @@ def import_torch() -> None:
 
 
 def common_batch(sides: tuple[Side, Side], feed: Feed) -> int | None:
-    """Return the batch size that the files fix, 1 where one has no batch axis, or None where both are free.
+    """Return the batch size that the models want: of a file that fixes it, else of an engine's profile; None is any.
+
+    A file without a batch axis wants 1.
 
     Raises:
         InputError: if they fix two.
@@ -202,7 +210,14 @@ def common_batch(sides: tuple[Side, Side], feed: Feed) -> int | None:
             why="both run on the same batch",
             mend="export both with the same batch size, or with a dynamic one",
         )
-    return sizes.pop() if sizes else None
+    tuned = [side.tuned_batch for side in sides if side.tuned_batch is not None]
+    return sizes.pop() if sizes else min(tuned, default=None)
+
+
+def _tuned_batch(engine: Any, inputs: Iterable[str]) -> int | None:
+    """Return the batch size that the first profile is tuned for, or None without `inputs` of a dynamic one."""
+    best = (engine.get_tensor_profile_shape(name, 0)[1] for name in inputs)
+    return max((int(shape[0]) for shape in best), default=None)
 
 
 def _engine_outputs(engine: Any, inputs: set[str]) -> tuple[str, ...]:

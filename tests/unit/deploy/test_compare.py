@@ -230,8 +230,18 @@ def test_an_engine_is_run_by_polygraphys_tensorrt_runner(
         def get_tensor_name(self, index):
             return ("x", "logits")[index]
 
+        def get_tensor_profile_shape(self, name, index):
+            assert (name, index) == ("x", 0)
+            return [(size, 3, 16, 16) for size in (2, 3, 8)]
+
+    fed = []
+
     class Runner(OnnxrtRunner):
         engine = Engine()
+
+        def infer_impl(self, feed_dict):
+            fed.append(len(feed_dict["x"]))
+            return super().infer_impl(feed_dict)
 
     plan = b"ftrt" + bytes(40)
     loaded, runtimes = [], []
@@ -253,6 +263,7 @@ def test_an_engine_is_run_by_polygraphys_tensorrt_runner(
     result = compare_models(teacher, tmp_path / "engine.plan", samples)
     assert set(loaded) == {plan}
     assert {vars(runtime)["DLA_core"] for runtime in runtimes} == {1}
+    assert set(fed) == {3}  # what the profile is tuned for; 1 is below its least
     straight = compare_models(teacher, qdq, samples).outputs[0]
     assert result.outputs[0].sqnr_db == pytest.approx(straight.sqnr_db, abs=1e-3)
     assert (result.tensors, result.tensor_samples) == ((), 0)
