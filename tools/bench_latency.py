@@ -22,7 +22,7 @@ from deploy.engine.measure import is_engine, measure_engine
 from deploy.latency import LatencyReport, LatencySpec, measure_latency, parse_shape
 from deploy.providers import GPU_BACKENDS, measure_on_gpu
 from deploy.trtexec_times import read_times
-from edgeq.core.errors import EdgeqError, InputError
+from edgeq.core.errors import INTERRUPTED, EdgeqError, InputError
 from edgeq.core.serial import canonical_json
 
 CPU = "onnxrt-cpu"
@@ -31,7 +31,6 @@ _COLUMNS = ("median", "mean", "min", "max", "p90", "p95", "p99")
 _UNSTABLE_PCT = 2.5  # trtexec's limit
 _NAME = 28
 _TRTEXEC = 11  # whose defaults apply
-_INTERRUPTED = 130  # as the command line
 
 # The four kinds of runs, and the options that not every one of them reads.
 _ON_CPU = "ONNX files on the processor"
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 

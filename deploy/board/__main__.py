@@ -10,9 +10,7 @@ from typing import List, Optional
 from deploy.board.dla import DEVICES
 from deploy.board.run import REPORT, RunOptions, failed_outputs, run_bundle
 from deploy.board.timing import TimingSpec, trtexec_defaults
-from edgeq.core.errors import EdgeqError, GateFailed, InputError
-
-INTERRUPTED = 130  # as the command line
+from edgeq.core.errors import INTERRUPTED, EdgeqError, GateFailed, InputError
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -20,7 +20,13 @@ from deploy.board.inspector import MeantNode, judge_int8, read_layers
 from deploy.board.releases import SUPPORTED, choose_dialect
 from deploy.board.request import BuildRequest
 from deploy.board.target import how_to_install
-from edgeq.core.errors import BuildError, DeviceError, EdgeqError, MissingDependencyError
+from edgeq.core.errors import (
+    INTERRUPTED,
+    BuildError,
+    DeviceError,
+    EdgeqError,
+    MissingDependencyError,
+)
 from edgeq.core.files import read_json, write_json
 from edgeq.core.optional import require, version_numbers
 from edgeq.core.progress import NoProgress
@@ -212,7 +218,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return 130  # as build.sh
+        return INTERRUPTED
     say(f"report: {REPORT}, {len(json.dumps(report))} bytes")
     return 0
 

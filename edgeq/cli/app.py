@@ -34,9 +34,7 @@ from edgeq.cli.report import report
 from edgeq.cli.synth import synth
 from edgeq.cli.targets import targets
 from edgeq.cli.weight_only import weight_only
-from edgeq.core.errors import EdgeqBug, EdgeqError, InputError
-
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+from edgeq.core.errors import INTERRUPTED, EdgeqBug, EdgeqError, InputError
 
 
 class Verbs(TyperGroup):

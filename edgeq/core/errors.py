@@ -17,6 +17,8 @@ import difflib
 from pathlib import Path
 from typing import Iterable, List, Optional, Union
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as a shell reports it
+
 
 class EdgeqError(Exception):
     """A fault that the user can mend: what happened, why it matters, what to do next.
