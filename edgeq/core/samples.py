@@ -8,6 +8,7 @@ digests, and which kind of samples lies where). Nothing is pickled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.core.errors import CalibError, EdgeqBug
+from edgeq.core.errors import CalibError, EdgeqBug, InputError
 from edgeq.core.files import FilePath, digest_file, read_json, write_json, write_with
+from edgeq.core.serial import Spec, canonical_json
 
 SCHEMA = 1
 HISTORY = "history.json"
@@ -116,38 +118,41 @@ class SampleSet:
 
         Raises:
             InputError: if `samples.json` is missing or no JSON.
-            CalibError: if it is incomplete, or an array is missing, changed or of the wrong shape.
+            CalibError: if it is incomplete or damaged, or an array is missing, changed, no array or of the wrong shape.
         """
         folder = Path(folder)
-        record = read_json(folder / "samples.json")
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise _unusable(folder, "samples.json has another schema")
-        files = record.get("files")
-        if not isinstance(files, dict) or not {"input_name", "provenance"} <= set(record):
-            raise _unusable(folder, "samples.json is incomplete")
-        others = [f"input_{index}.npy" for index, _ in enumerate(record.get("others", []), 1)]
-        optional = [name for name in ("labels.npy", HISTORY) if name in files]
-        arrays: dict[str, NDArray[Any]] = {}
-        for name in ("samples.npy", *others, *optional):
-            path = folder / name
-            if not path.is_file() or digest_file(path) != files.get(name):
-                raise _unusable(folder, f"{name} is missing or was changed")
-            if name != HISTORY:
-                arrays[name] = np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
-        labels = arrays.pop("labels.npy", None)
-        is_known = all(x.dtype in (np.float32, np.float16, np.uint8) for x in arrays.values())
-        lengths = {len(x) for x in (*arrays.values(), *([] if labels is None else [labels]))}
-        if not is_known or len(lengths) != 1:
+        record = _read_record(folder)
+        names = ["samples.npy", *(f"input_{i}.npy" for i, _ in enumerate(record.others, 1))]
+        inputs = [_read_array(folder, name, record.files) for name in names]
+        has_labels = "labels.npy" in record.files
+        labels = _read_array(folder, "labels.npy", record.files) if has_labels else None
+        is_known = all(x.ndim and x.dtype in (np.float32, np.float16, np.uint8) for x in inputs)
+        are_classes = labels is None or (labels.dtype.kind in "iu" and labels.ndim == 1)
+        counts = {x.shape[:1] for x in (*inputs, *([] if labels is None else [labels]))}
+        if not is_known or not are_classes or len(counts) != 1:
             raise _unusable(folder, "its arrays do not fit together")
+        if record.parts and sum(part.samples for part in record.parts) != len(inputs[0]):
+            raise _unusable(folder, "samples.json counts other samples than there are")
         return cls(
-            input_name=record["input_name"],
-            samples=arrays.pop("samples.npy"),
+            input_name=record.input_name,
+            samples=inputs[0],
             labels=labels,
-            provenance=record["provenance"],
-            others=dict(zip(record.get("others", []), arrays.values(), strict=True)),
-            history=read_json(folder / HISTORY) if HISTORY in files else [],
-            parts=_read_parts(folder, record.get("parts", []), lengths.pop()),
+            provenance=record.provenance,
+            others=dict(zip(record.others, inputs[1:], strict=True)),
+            history=_read_history(folder, record.files) if HISTORY in record.files else [],
+            parts=record.parts,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record(Spec):
+    """What `samples.json` holds; `others` and `parts` are absent from it where there are none."""
+
+    input_name: str
+    provenance: dict[str, Any]
+    files: dict[str, str]
+    others: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 def join_results(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -160,15 +165,53 @@ def join_results(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if is_batch_of_one else np.stack(parts)
 
 
-def _read_parts(folder: Path, record: Any, count: int) -> tuple[Part, ...]:
-    """Return the parts that samples.json names; sets of before there were any have none."""
+def _read_record(folder: Path) -> _Record:
+    found = read_json(folder / "samples.json")
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise _unusable(folder, "samples.json has another schema")
     try:
-        parts = tuple(Part(kind=str(item["kind"]), samples=int(item["samples"])) for item in record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unusable(folder, "samples.json does not tell its parts") from error
-    if parts and sum(part.samples for part in parts) != count:
-        raise _unusable(folder, "samples.json counts other samples than there are")
-    return parts
+        canonical_json(
+            found
+        )  # Python's parser takes NaN, which no file that is made of the set can hold
+        record = _Record.from_dict(found)
+    except (InputError, ValueError) as error:
+        what = error.what if isinstance(error, InputError) else str(error)
+        raise _unusable(folder, f"samples.json is incomplete or damaged: {what}") from error
+    if any(part.samples < 0 for part in record.parts):
+        raise _unusable(folder, "samples.json counts fewer than no samples")
+    return record
+
+
+def _read_array(folder: Path, name: str, digests: dict[str, str]) -> NDArray[Any]:
+    """Return a view of the array; its values are read where they are looked at."""
+    path = _require_same(folder, name, digests)
+    try:
+        return np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
+    except (OSError, ValueError, EOFError) as error:
+        raise _unusable(folder, f"{name} is no array of numbers: {error}") from error
+
+
+def _read_history(folder: Path, digests: dict[str, str]) -> list[dict[str, float]]:
+    found = read_json(_require_same(folder, HISTORY, digests))
+    entries: list[Any] = found if isinstance(found, list) else [None]
+    figures = [
+        x for entry in entries for x in (entry.values() if isinstance(entry, dict) else [None])
+    ]
+    if not all(isinstance(x, float) and math.isfinite(x) for x in figures):
+        raise _unusable(folder, f"{HISTORY} is no list of losses")
+    return entries
+
+
+def _require_same(folder: Path, name: str, digests: dict[str, str]) -> Path:
+    """Return the path of a file whose bytes are those that were written."""
+    path = folder / name
+    try:
+        is_same = path.is_file() and digest_file(path) == digests.get(name)
+    except OSError as error:
+        raise _unusable(folder, f"{name} cannot be read: {error.strerror}") from error
+    if not is_same:
+        raise _unusable(folder, f"{name} is missing or was changed")
+    return path
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -62,13 +63,20 @@ def test_a_set_from_before_there_were_kinds_has_none(folder):
 
 @pytest.mark.parametrize(
     "parts",
-    [[{"kind": "a", "samples": 5}], [{"kind": "a"}], ["a"], 3, [{"kind": "a", "samples": None}]],
-    ids=["too-few", "no-count", "a-word", "a-number", "none"],
+    [
+        [{"kind": "a", "samples": 5}],
+        [{"kind": "a"}],
+        ["a"],
+        3,
+        [{"kind": "a", "samples": None}],
+        [{"kind": "a", "samples": -2}, {"kind": "b", "samples": 8}],
+    ],
+    ids=["too-few", "no-count", "a-word", "a-number", "none", "negative"],
 )
 def test_kinds_that_do_not_fit_the_samples_are_refused(folder, parts):
     path = folder / "samples.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parts": parts}))
-    with pytest.raises(CalibError, match=r"parts|counts"):
+    with pytest.raises(CalibError, match=r"Part|parts|counts"):
         SampleSet.load(folder)
 
 
@@ -201,4 +209,69 @@ def test_arrays_that_do_not_fit_together_are_refused(folder, name, array):
     files = json.loads((folder / "samples.json").read_text())["files"]
     edit_record(folder, files=files | {name: digest_file(folder / name)})
     with pytest.raises(CalibError, match="do not fit together"):
+        SampleSet.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input_name": ["x"]},
+        {"provenance": [1]},
+        {"provenance": {"loss": float("nan")}},
+        {"files": {"samples.npy": 5}},
+        {"others": 5},
+        {"others": [["a"]]},
+    ],
+    ids=["name", "provenance", "nan", "digest", "number", "names"],
+)
+def test_a_record_whose_values_are_of_another_kind_is_refused(folder, changes):
+    edit_record(folder, **changes)
+    with pytest.raises(CalibError, match=r"samples\.json is incomplete or damaged"):
+        SampleSet.load(folder)
+
+
+def put(folder, name: str, data: bytes) -> None:
+    """Replace a file of the set, digest and all."""
+    (folder / name).write_bytes(data)
+    files = json.loads((folder / "samples.json").read_text())["files"]
+    edit_record(folder, files=files | {name: digest_file(folder / name)})
+
+
+def stored(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no array", stored(np.array([{}], dtype=object)), stored(np.zeros((99, 99)))[:200]],
+    ids=["empty", "text", "pickled", "cut-off"],
+)
+def test_a_file_that_is_no_array_of_numbers_is_refused(folder, data):
+    put(folder, "samples.npy", data)
+    with pytest.raises(CalibError, match=r"samples\.npy is no array of numbers"):
+        SampleSet.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("samples.npy", np.float32(3)),
+        ("labels.npy", np.zeros(6, np.float32)),
+        ("labels.npy", np.zeros((6, 2), np.int64)),
+        ("labels.npy", np.array(["cat"] * 6)),
+    ],
+    ids=["a-number", "float-labels", "two-labels", "words"],
+)
+def test_arrays_of_another_form_are_refused(folder, name, array):
+    put(folder, name, stored(array))
+    with pytest.raises(CalibError, match="do not fit together"):
+        SampleSet.load(folder)
+
+
+@pytest.mark.parametrize("text", ["5", "[5]", '[{"loss": "x"}]', '[{"loss": NaN}]'])
+def test_losses_that_are_none_are_refused(folder, text):
+    put(folder, "history.json", text.encode())
+    with pytest.raises(CalibError, match=r"history\.json is no list of losses"):
         SampleSet.load(folder)
