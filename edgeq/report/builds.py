@@ -209,6 +209,7 @@ def _row(name: str, results: Mapping[str, Any], measured: Measured) -> BuildRow:
     )
     # The parser of Python takes NaN and 1e999, which are no figures that a table or JSON can have.
     for key, value in row.to_dict().items():
-        if isinstance(value, float | int) and not math.isfinite(value):
+        is_figure = key.endswith(("_pct", "_db", "_kb", "_ms")) and value is not None
+        if is_figure and not math.isfinite(value):
             raise ValueError(f"{key} is {value}")
     return row

@@ -179,6 +179,14 @@ def test_results_without_a_finite_figure_are_refused(tmp_path, results, wrong):
         read_build(tmp_path)
 
 
+@pytest.mark.parametrize("wrong", ["x", [1], {}])
+def test_results_whose_shares_are_no_numbers_are_refused(tmp_path, results, wrong):
+    shares = {name: {"top1_pct": wrong} for name in ("float", "quantized")}
+    write_json(tmp_path / "results.json", {**results, "evaluation": shares})
+    with pytest.raises(InputError, match=r"results\.json is not what a build writes"):
+        read_build(tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["agreement", "build", "size_bytes"])
 def test_results_that_are_incomplete_are_refused(tmp_path, results, missing):
     del results[missing]
