@@ -153,7 +153,7 @@ class Workspace:
             if all(item.match(f".{MANIFEST}.*.part") for item in self.folder.iterdir()):
                 return
             raise InputError(
-                "the output folder holds files that are not of an edgeq build",
+                "the output folder holds files that are not of an edgeq build, or its manifest.json is damaged",
                 why="edgeq never mixes its results with other files, nor deletes them",
                 mend="choose another --out, or empty the folder",
                 path=self.folder,
@@ -229,12 +229,24 @@ def _lock(handle: int, folder: Path) -> None:
 
 
 def _is_manifest(data: Any) -> TypeGuard[dict[str, Any]]:
-    """Return true for a manifest of any version of edgeq; other programs have files of that name, too."""
+    """Return true for a whole manifest of any version of edgeq; other programs have files of that name, too."""
     return (
         isinstance(data, dict)
         and {"schema", "build", "stages"} <= set(data)
         and isinstance(data["build"], dict)
         and "edgeq" in data["build"]
+        and (data["schema"] != SCHEMA or _are_stages(data["stages"]))
+    )
+
+
+def _are_stages(data: Any) -> bool:
+    """Return true for records of stages as `Workspace.run` makes them."""
+    return isinstance(data, dict) and all(
+        isinstance(record, dict)
+        and isinstance(record.get("digest"), str)
+        and isinstance(record.get("files"), dict)
+        and isinstance(record.get("seconds"), float | int)
+        for record in data.values()
     )
 
 

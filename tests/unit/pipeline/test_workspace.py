@@ -231,6 +231,23 @@ def test_files_of_others_are_refused_and_untouched(
     assert names_in(tmp_path) == {name}
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [[], {"a": 5}, {"a": {}}, {"a": {"digest": "d", "files": ["a"], "seconds": 1}}],
+    ids=["list", "number", "empty", "files"],
+)
+def test_a_damaged_manifest_is_refused_and_nothing_is_deleted(
+    tmp_path: Path, stages: object
+) -> None:
+    run(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "stages": stages}))
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"or its manifest\.json is damaged"):
+            Workspace(tmp_path, BUILD, overwrite=overwrite)
+    assert names_in(tmp_path) == {"manifest.json", "a", "b", "c"}
+
+
 def test_another_build_is_refused_with_what_differs(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(InputError, match="holds another build") as caught:
