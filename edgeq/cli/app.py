@@ -7,6 +7,7 @@ of `edgeq.core.errors`; in addition 2 for wrong usage, 70 for a fault of ours an
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import tempfile
@@ -48,6 +49,8 @@ class Verbs(TyperGroup):
             resumes = "; the same command goes on from the last checkpoint"
             say(f"interrupted{resumes if ctx.invoked_subcommand in {'build', 'synth'} else ''}")
             raise typer.Exit(INTERRUPTED) from None
+        except EOFError as error:  # which typer takes for an interrupt, too, and says nothing of
+            raise EdgeqBug(f"EOFError: {error}") from error
 
 
 app = typer.Typer(
@@ -105,6 +108,10 @@ def main() -> NoReturn:
     # Read when torch is loaded, which happens inside a verb. Threads that spin while they wait take the cores of
     # other programs and of each other: docs/speed.md.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        # A name of a file need not be UTF-8, and what is printed last must not end a run of hours.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     with one_voice():
         _run()
     sys.exit(0)
@@ -138,15 +145,20 @@ def _describe_full_disk(error: OSError) -> InputError:
 
 def _describe_fault(error: Exception) -> str:
     """Return the message on a fault of edgeq itself, and keep the trace for the report."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="edgeq-fault-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(f"edgeq {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
-        file.writelines(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))
+    told = f"edgeq {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{trace}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "wb", prefix="edgeq-fault-", suffix=".txt", delete=False
+        ) as file:
+            file.write(told.encode("utf-8", "backslashreplace"))
+        report = f"with this file: {file.name}"
+    except OSError:  # no folder for temporary files, or no room in it
+        report = f"with these lines:\n{told}"
     return (
         f"internal error: {type(error).__name__}: {error}\n"
         "  why:  this is a fault of edgeq, not of your files\n"
-        f"  mend: please report it, with this file: {file.name}"
+        f"  mend: please report it, {report}"
     )
 
 

@@ -25,7 +25,7 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to standard output: drawn and folded on a terminal, aligned text elsewhere; never cut short."""
-    if not sys.stdout.isatty():
+    if not (sys.stdout and sys.stdout.isatty()):
         for line in align([headers, *rows]):
             typer.echo(line)
         return

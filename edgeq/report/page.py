@@ -133,4 +133,5 @@ def _render(template: str, **values: Any) -> bytes:
         curve_box=(curves.WIDTH, curves.HEIGHT),
         histogram_box=(histograms.WIDTH, histograms.HEIGHT),
     )
-    return text.encode()
+    # Names of files need not be UTF-8; what is not stands there with its code, as on the console.
+    return text.encode("utf-8", "backslashreplace")

@@ -141,6 +141,45 @@ def test_a_fault_of_ours_ends_with_70_and_keeps_the_trace(
     assert "Traceback" in trace.read_text()
 
 
+def test_a_file_that_ended_too_early_is_no_silent_abort(edgeq: Any, pipeline: Any) -> None:
+    pipeline.answer = raising(EOFError("No data left in file"))
+    done = edgeq(*BUILD)
+    assert done.code == 70
+    assert "internal error: EdgeqBug: EOFError: No data left in file" in done.err
+
+
+def test_a_fault_is_told_where_no_file_can_be_written(
+    edgeq: Any, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuses)
+    pipeline.answer = raising(KeyError("x"))
+    done = edgeq(*BUILD)
+    assert done.code == 70
+    assert "report it, with these lines:\nedgeq " in done.err
+    assert done.err.rstrip().endswith("KeyError: 'x'")
+
+
+def test_a_name_that_is_not_utf_8_ends_no_run(edgeq: Any, pipeline: Any, tmp_path: Path) -> None:
+    lines = SimpleNamespace(summary_lines=list, folder=Path("m\udcff.cpu"))
+    pipeline.answer = lambda options: lines
+    done = edgeq("build", "m\udcff.onnx", "--target", "cpu")
+    assert (done.code, done.out) == (0, "results: m\\udcff.cpu\n")
+    pipeline.answer = raising(KeyError("x"))
+    assert edgeq("build", "m\udcff.onnx", "--target", "cpu").code == 70
+    (trace,) = tmp_path.glob("edgeq-fault-*.txt")
+    assert "build m\\udcff.onnx" in trace.read_text("utf-8")
+
+
+def test_a_table_is_no_fault_without_standard_output(edgeq: Any) -> None:
+    words = [sys.executable, "-m", "edgeq.cli.app", "targets"]
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_full_disk_behind_standard_output_is_no_fault_of_ours(
     edgeq: Any, pipeline: Any, tmp_path: Path
 ) -> None:

@@ -96,6 +96,11 @@ def test_names_of_a_model_are_text_and_never_markup(page, plan):
     assert f"values of {EVIL} on their grid" in labels
 
 
+def test_a_name_that_is_not_utf_8_stands_there_with_its_code(page):
+    results = {**page.results, "model": "net\udcff.onnx"}
+    assert b"net\\udcff.onnx" in render_build(dataclasses.replace(page, results=results))
+
+
 def test_equal_values_give_equal_bytes(page):
     assert render_build(page) == render_build(dataclasses.replace(page))
 
