@@ -24,7 +24,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to standard output: drawn and folded on a terminal, aligned text elsewhere; never cut short."""
+    """Write a table to standard output: drawn and folded on a terminal, aligned text elsewhere; never cut short.
+
+    Where the terminal is too narrow for the words of all columns, each row becomes lines of a header and a cell.
+    """
     if not (sys.stdout and sys.stdout.isatty()):
         for line in align([headers, *rows]):
             typer.echo(line)
@@ -32,12 +35,18 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
-    for header in headers:
-        table.add_column(header, overflow="fold")
+    console, table = Console(), Table()
+    room = console.width - 3 * len(headers) - 1  # a border and two spaces a column
+    widths = _choose_widths(list(zip(headers, *rows, strict=True)), room)
+    if sum(widths) > room:
+        for row in rows:
+            typer.echo("\n".join([*align(list(zip(headers, row, strict=True))), ""]))
+        return
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(header, overflow="fold", width=width)
     for row in rows:
         table.add_row(*(_escape(cell) for cell in row))
-    Console().print(table)
+    console.print(table)
 
 
 def print_fields(fields: dict[str, Any]) -> None:
@@ -104,6 +113,17 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
                 (f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else str(value))
             )
     return rows
+
+
+def _choose_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Return widths that break no word, and share what is left of `room` evenly among columns that can use it."""
+    whole = [max(map(len, cells)) for cells in columns]
+    widths = [max((len(word) for x in cells for word in x.split()), default=0) for cells in columns]
+    for _ in range(room - sum(widths)):
+        folded = [index for index, width in enumerate(widths) if width < whole[index]]
+        if folded:
+            widths[min(folded, key=widths.__getitem__)] += 1
+    return widths
 
 
 def _escape(cell: str) -> str:

@@ -34,6 +34,35 @@ def test_a_table_on_a_narrow_terminal_is_folded_and_not_cut(
     assert "[red]x[/red]" in letters
 
 
+def test_words_that_a_terminal_has_no_room_for_side_by_side_stand_below_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [("conv1/Conv_output_0", "two words"), ("y", "z")]
+    print_table(("tensor", "what"), rows)
+    lines = ["tensor  conv1/Conv_output_0", "what    two words", "", "tensor  y", "what    z", ""]
+    assert terminal.getvalue().splitlines() == lines
+
+
+@pytest.mark.parametrize("columns", [34, 40, 60, 200])
+def test_a_table_is_as_wide_as_the_terminal_at_most_and_breaks_no_word(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [("conv1/Conv_output_0", "a b c d " * 8, "x"), ("y", "", "z")]
+    print_table(("tensor", "what", "n"), rows)
+    lines = [line for line in terminal.getvalue().splitlines() if "\x1b" not in line]  # no headers
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("│ conv1/Conv_output_0 │ a b") for line in lines)
+    assert sum(line.count("c") for line in lines) == 1 + 8
+
+
 def test_nested_fields_and_sentences_have_lines_of_their_own(capsys: Any) -> None:
     print_fields({"a": {"b": 1}, "notes": ["one word", "two words"], "sizes": [1, 2]})
     assert capsys.readouterr().out == (
