@@ -219,8 +219,8 @@ def choose_path_beside(path: Path, name: str) -> Path:
     return whole.parent / name
 
 
-def read_numbers(option: str, text: str) -> tuple[float, ...]:
-    """Return the numbers of a comma-separated list; an empty text gives none."""
+def read_numbers(option: str, text: str, *, instance: str = "0.48,0.45,0.40") -> tuple[float, ...]:
+    """Return the numbers of a comma-separated list, as `instance` is one; an empty text gives none."""
     if not text.strip():
         return ()
     try:
@@ -232,20 +232,20 @@ def read_numbers(option: str, text: str) -> tuple[float, ...]:
             option,
             text,
             "it takes finite numbers with commas between",
-            f"for instance {option} 0.48,0.45,0.40",
+            f"for instance {option}={instance}",
         )
     return numbers
 
 
 def read_bounds(text: str) -> tuple[float, ...]:
     """Return (low, high), or nothing for an empty text."""
-    numbers = read_numbers("--bounds", text)
+    numbers = read_numbers("--bounds", text, instance="0,1")
     if len(numbers) not in (0, 2):
         raise _unread(
             "--bounds",
             text,
             "the legal box has a lower and an upper bound",
-            "for instance --bounds 0,1",
+            "for instance --bounds=0,1",
         )
     return numbers
 

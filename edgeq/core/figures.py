@@ -24,9 +24,10 @@ def parse_figure(key: str, text: str, kind: type) -> Any:
                 return value
     except ValueError:
         pass
+    form = {bool: "true or false", int: "a whole number", float: "a finite number"}[kind]
     raise InputError(
-        f"--set {key}={text}: no {kind.__name__}",
-        why=f"this figure is a {kind.__name__}",
+        f"--set {key}={text}: this is not {form}",
+        why=f"the figure '{key}' is {form}",
         mend=f"pass --set {key}=VALUE with such a value",
     )
 

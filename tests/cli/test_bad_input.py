@@ -226,7 +226,7 @@ CASES = [
     Case(
         name="a figure that is no number",
         words=("--set", "training.flip=perhaps"),
-        says=("--set training.flip=perhaps", "bool"),
+        says=("--set training.flip=perhaps", "true or false"),
     ),
     Case(
         name="a figure out of range",

@@ -37,6 +37,12 @@ def test_what_is_no_finite_number_is_refused(text: str) -> None:
         options.read_numbers("--std", text)
 
 
+def test_what_is_offered_for_bounds_is_a_pair() -> None:
+    with pytest.raises(InputError) as caught:
+        options.read_bounds("low,high")
+    assert caught.value.mend == "pass for instance --bounds=0,1"
+
+
 @pytest.mark.parametrize("text", ["1", "0,1,2"])
 def test_bounds_are_two(text: str) -> None:
     with pytest.raises(InputError, match="--bounds"):

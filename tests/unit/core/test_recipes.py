@@ -140,16 +140,16 @@ def test_a_setting_is_read_as_the_kind_of_its_figure(key, text, value):
 @pytest.mark.parametrize(
     ("key", "text", "kind"),
     [
-        ("training.steps", "many", "int"),
-        ("training.steps", "1.5", "int"),
-        ("training.flip", "1", "bool"),
-        ("training.mix", "half", "float"),
-        ("training.weight_rate", "inf", "float"),
-        ("training.weight_rate", "nan", "float"),
+        ("training.steps", "many", "a whole number"),
+        ("training.steps", "1.5", "a whole number"),
+        ("training.flip", "1", "true or false"),
+        ("training.mix", "half", "a finite number"),
+        ("training.weight_rate", "inf", "a finite number"),
+        ("training.weight_rate", "nan", "a finite number"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(key, text, kind):
-    with pytest.raises(InputError, match=f"--set {key}={text}: no {kind}"):
+    with pytest.raises(InputError, match=f"--set {key}={text}: this is not {kind}"):
         load_recipe("edgeq", settings={key: text})
 
 
