@@ -37,6 +37,9 @@ from edgeq.cli.targets import targets
 from edgeq.cli.weight_only import weight_only
 from edgeq.core.errors import INTERRUPTED, EdgeqBug, EdgeqError, InputError
 
+# What a file system says of a path that it does not let be used, however edgeq came to look at it.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
+
 
 class Verbs(TyperGroup):
     """The group of verbs; an interrupt inside one ends with a sentence and not with a trace."""
@@ -127,8 +130,9 @@ def _run() -> None:
         sys.exit(error.exit_code)
     except Exception as error:  # the last line of defence: whatever comes here is a fault of ours
         record(error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            say(f"error: {_describe_full_disk(error)}")
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, *_REFUSALS}:
+            is_full = error.errno == errno.ENOSPC
+            say(f"error: {_describe_full_disk(error) if is_full else _describe_refusal(error)}")
             sys.exit(InputError.exit_code)
         say(_describe_fault(error))
         sys.exit(EdgeqBug.exit_code)
@@ -140,6 +144,16 @@ def _describe_full_disk(error: OSError) -> InputError:
         f"no room to write {error.filename or 'the result'}",
         why=f"a file system or a quota is full ({error.strerror}); finished stages of a build are kept",
         mend="free some space where standard output goes, and in the folder for temporary files (TMPDIR)",
+    )
+
+
+def _describe_refusal(error: OSError) -> InputError:
+    """Return the message where a path cannot be looked at: a folder on the way is closed, a name too long."""
+    return InputError(
+        f"the file system refuses a path: {error.strerror}",
+        why="edgeq reads and writes the files that it is given as the user who runs it",
+        mend="check the path and the permissions of every folder in it",
+        path=error.filename,
     )
 
 

@@ -180,6 +180,22 @@ def test_a_table_is_no_fault_without_standard_output(edgeq: Any) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_path_that_the_file_system_refuses_is_no_fault_of_ours(
+    edgeq: Any, pipeline: Any, tmp_path: Path
+) -> None:
+    pipeline.answer = raising(PermissionError(errno.EACCES, "Permission denied", "closed/x.pth"))
+    done = edgeq(*BUILD)
+    assert (done.code, done.out) == (3, "")
+    assert (
+        "error: the file system refuses a path: Permission denied\n  in:   file 'closed/x.pth'"
+        in done.err
+    )
+    done = edgeq("report", ".", "--out", "a" * 300)
+    assert (done.code, done.out) == (3, "")
+    assert "File name too long" in done.err
+    assert not list(tmp_path.glob("edgeq-fault-*.txt"))
+
+
 def test_a_full_disk_behind_standard_output_is_no_fault_of_ours(
     edgeq: Any, pipeline: Any, tmp_path: Path
 ) -> None:
