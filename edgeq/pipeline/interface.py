@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
+from typing import cast
 
 from edgeq.core.errors import InputError, read_choice
 from edgeq.core.files import FilePath
@@ -141,7 +143,13 @@ def make_options(
     Raises:
         InputError: if a value is none of those that it can have. Files are looked at later.
     """
-    _require_form("bits", bits, str, "text such as 'w4a8'")
+    words = {"bits": bits, "target": target, "first_last": first_last, "effort": effort}
+    words |= {"recipe": recipe, "device": device}
+    words |= {
+        name: x for name, x in {"flavour": flavour, "preset": preset}.items() if x is not None
+    }
+    for name, text in words.items():
+        _require_form(name, text, str, "text, as on the command line")
     for name, numbers in {"mean": mean, "std": std, "bounds": bounds}.items():
         _require_form(name, numbers, Iterable, "numbers such as [0.5, 0.5, 0.5]")
     _require_form("shape", shape or {}, Mapping, "a dictionary such as {'input': [1, 3, 224, 224]}")
@@ -153,6 +161,7 @@ def make_options(
     level = read_choice("--effort", effort, [item.value for item in Effort])
     if flavour is not None:
         read_choice("--flavour", flavour, FLAVOURS)
+    seed = _read_whole("seed", seed)
     if seed < 0:
         raise InputError(
             f"--seed is {seed}",
@@ -174,10 +183,13 @@ def make_options(
         out=Path(f"{Path(model).stem}.{target}") if out is None else Path(out),
         recipe=recipe,
         preset=preset,
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
-        bounds=tuple(map(float, bounds)),
-        shapes={name: tuple(sizes) for name, sizes in (shape or {}).items()},
+        mean=_read_numbers("mean", mean),
+        std=_read_numbers("std", std),
+        bounds=_read_numbers("bounds", bounds),
+        shapes={
+            name: tuple(_read_whole(f"shape['{name}']", size) for size in sizes)
+            for name, sizes in (shape or {}).items()
+        },
         eval_path=None if eval_path is None else Path(eval_path),
         settings={key: str(value) for key, value in (settings or {}).items()},
         overwrite=overwrite,
@@ -199,6 +211,28 @@ def _require_form(name: str, value: object, kind: type, form: str) -> None:
         raise InputError(
             f"{name} is {value!r}", why=f"it takes {form}", mend=f"pass {name} in that form"
         )
+
+
+def _read_whole(name: str, value: object) -> int:
+    """Return a whole number, numpy's among them, as Python's own: JSON has no other.
+
+    Raises:
+        InputError: if it is none.
+    """
+    _require_form(name, value, Integral, "whole numbers")
+    return int(cast("int", value))
+
+
+def _read_numbers(name: str, values: Iterable[float]) -> tuple[float, ...]:
+    """Return numbers as Python's own.
+
+    Raises:
+        InputError: if one is none.
+    """
+    numbers = tuple(values)
+    for value in numbers:
+        _require_form(name, value, Real, "numbers such as [0.5, 0.5, 0.5]")
+    return tuple(map(float, numbers))
 
 
 def _read_device(name: str) -> str:

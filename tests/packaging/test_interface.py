@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,30 @@ def test_values_of_python_become_options() -> None:
         ({"settings": ["training.steps=5"]}, "settings is .*training.steps"),
         ({"shape": ["x:1x3x8x8"]}, "shape is .*x:1x3x8x8"),
         ({"shape": {"x": "1x3x8x8"}}, "x.* is '1x3x8x8'"),
+        ({"shape": {"x": [1, 3.5, 8, 8]}}, "x.* is 3.5"),
+        ({"seed": "1"}, "seed is '1'"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"mean": ["a"]}, "mean is 'a'"),
+        ({"effort": Effort.QUICK}, "effort is <Effort.QUICK"),
+        ({"first_last": None}, "first_last is None"),
+        ({"flavour": 16}, "flavour is 16"),
+        ({"preset": 5}, "preset is 5"),
+        ({"device": 0}, "device is 0"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(words: dict, told: str) -> None:
     with pytest.raises(InputError, match=told):
         edgeq.make_options("a.onnx", target="cpu", **words)
+
+
+def test_numbers_of_numpy_become_numbers_that_json_has() -> None:
+    sizes, means = np.array([1, 3, 8, 8]), np.array([0.5], np.float32)
+    options = edgeq.make_options(
+        "a", target="cpu", shape={"x": sizes}, mean=means, seed=np.int64(3)
+    )
+    assert (
+        json.dumps([options.shapes["x"], options.mean, options.seed]) == "[[1, 3, 8, 8], [0.5], 3]"
+    )
 
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
