@@ -43,7 +43,7 @@ def read_samples(
         found = _bare_set(_load_array(path), specs, path)
     else:
         found = _bare_set(_load_pictures(path, specs), specs, path)
-    _require_fit(found, specs, path)
+    require_fit(found, specs, path)
     found = dataclasses.replace(found, provenance={**found.provenance, "given": path.name})
     if classes is None:
         return dataclasses.replace(found, labels=None)
@@ -96,8 +96,13 @@ def _bare_set(x: NDArray[Any], specs: Sequence[InputSpec], path: Path) -> Sample
     return SampleSet(input_name=specs[0].name, samples=x, labels=None, provenance={})
 
 
-def _require_fit(samples: SampleSet, specs: Sequence[InputSpec], path: Path) -> None:
-    """Raise unless the set has every input, in its shape and type, with finite values."""
+def require_fit(samples: SampleSet, specs: Sequence[InputSpec], path: Path) -> None:
+    """Check that the set has every input, in its shape and type, with finite values.
+
+    Raises:
+        InputError: if one is missing, or has another shape or type, or there is no sample.
+        CalibError: if a value is NaN or infinite.
+    """
     found = {name: (x.shape[1:], str(x.dtype)) for name, x in samples.feed().items()}
     wanted = {spec.name: (spec.shape, spec.dtype) for spec in specs}
     if found != wanted or not len(samples):

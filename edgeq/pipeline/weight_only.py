@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 import edgeq
-from edgeq.core.errors import BuildError, CalibError, EdgeqBug, InputError, ModelError
+from edgeq.core.errors import BuildError, EdgeqBug, InputError, ModelError
 from edgeq.core.files import write_bytes, write_json
 from edgeq.core.progress import NoProgress, Progress
 from edgeq.core.quantized import PackedMatrix
@@ -23,6 +23,7 @@ from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.pack_weights import MatrixSite, Untouched
 from edgeq.graph.read import LoadedModel
 from edgeq.graph.view import GraphView
+from edgeq.pipeline.given_samples import require_fit
 from edgeq.pipeline.half import type_model
 from edgeq.pipeline.options import BuildOptions
 from edgeq.pipeline.packed_result import (
@@ -276,19 +277,12 @@ def _find_samples(specs: Sequence[InputSpec], given: Path | None, *, seed: int) 
     """Return the sample set in the folder `given`, or dead leaves.
 
     Raises:
-        CalibError: if the set cannot be read, or belongs to a model of other inputs.
+        EdgeqError: if the set cannot be read, or does not fit the model; see `given_samples.require_fit`.
     """
     from calib.unoptimised import draw_leaves
 
     if given is None:
         return draw_leaves(specs, count=SAMPLES, seed=seed)
     found = SampleSet.load(given)
-    shapes = [x.shape[1:] for x in found.feed(slice(0)).values()]
-    if shapes != [spec.shape for spec in specs]:
-        raise CalibError(
-            f"the samples have the shape {shapes}, the model's inputs {[spec.shape for spec in specs]}",
-            why="a sample set belongs to the inputs of one model",
-            mend="make one with `edgeq synth`, or leave --samples out",
-            path=given,
-        )
+    require_fit(found, specs, given)
     return found

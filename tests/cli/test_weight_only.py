@@ -6,16 +6,19 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from edgeq.cli.weight_only import METHODS
+from edgeq.core.samples import SampleSet
 from edgeq.quant.weight_only import Method
 
 TARGET = ("--target", "rtx-4090")
 CONVOLUTIONS = (
     """g (float[N,3,16,16] x) => (float[N,4,16,16] y) <float[4,3,1,1] w> { y = Conv(x, w) }"""
 )
+MATMUL_INPUT = (3, 16, 64)
 MATMUL = "g (float[N,3,16,64] x) => (float[N,3,16,32] y) <float[64,32] w> { y = MatMul(x, w) }"
 
 
@@ -128,6 +131,27 @@ def test_a_given_sample_set_is_what_is_compared_on(build, edgeq, write, tmp_path
         "weight-only", write(MATMUL), *TARGET, "--samples", samples, "--out", tmp_path / "out"
     )
     assert done.code == 3  # pictures of another size
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"input_name": "y"}, "the model takes"),
+        ({"samples": np.full((8, *MATMUL_INPUT), np.nan, np.float32)}, "has NaN or infinity"),
+        ({"samples": np.zeros((0, *MATMUL_INPUT), np.float32)}, "has 0 samples"),
+    ],
+    ids=["name", "nan", "empty"],
+)
+def test_a_set_that_nothing_can_be_compared_on_is_refused_before_the_work(
+    edgeq, write, tmp_path, change, told
+):
+    own = {"input_name": "x", "samples": np.zeros((8, *MATMUL_INPUT), np.float32)}
+    SampleSet(labels=None, provenance={}, **{**own, **change}).save(tmp_path / "set")
+    words = ("--samples", tmp_path / "set", "--out", tmp_path / "out")
+    done = edgeq("weight-only", write(MATMUL), *TARGET, *words)
+    assert done.code == 3
+    assert told in done.err
     assert not (tmp_path / "out").exists()
 
 
