@@ -38,6 +38,7 @@ from edgeq.pipeline.packed_result import (
 )
 from edgeq.pipeline.placing import read_model
 from edgeq.pipeline.stages import require_no_errors
+from edgeq.pipeline.workspace import LEFTOVERS
 
 # Pictures of dead leaves on which the two models are compared, where no sample set is given.
 SAMPLES = 64
@@ -179,7 +180,8 @@ def _require_room(options: BuildOptions) -> None:
     """Raise if the folder holds files of others, or a result that may not be replaced."""
     if not options.out.exists():
         return
-    names = {item.name for item in options.out.iterdir()} if options.out.is_dir() else {""}
+    items = options.out.iterdir() if options.out.is_dir() else (options.out,)
+    names = {item.name for item in items if not any(map(item.match, LEFTOVERS))}
     if names - {MODEL, RESULTS, BUNDLE}:
         what, mend = "holds files that are not of this verb", "choose another --out"
     elif names and not options.overwrite:

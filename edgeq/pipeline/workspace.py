@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 
 # What a killed run leaves of a file (`core.files`) or a folder (`deploy.bundle`) that it was writing or replacing.
-_LEFTOVERS = (".*.part", ".bundle.old")
+LEFTOVERS = (".*.part", ".bundle.old")
 
 # How a file system says that it cannot lock a folder.
 _NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -175,7 +175,7 @@ class Workspace:
         try:
             if self._replaces:
                 _empty(self.folder)
-            for pattern in _LEFTOVERS:
+            for pattern in LEFTOVERS:
                 for item in list(self.folder.rglob(pattern)):
                     _remove(item)
         except OSError as error:

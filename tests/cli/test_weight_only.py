@@ -87,6 +87,13 @@ def test_a_result_is_replaced_only_when_asked_and_other_files_never(edgeq, write
     assert "files that are not of this verb" in done.err
 
 
+def test_what_a_killed_run_leaves_is_no_file_of_others(edgeq, write, tmp_path):
+    (tmp_path / "out" / ".bundle.part").mkdir(parents=True)
+    (tmp_path / "out" / ".model.qdq.onnx.x1y2.part").write_bytes(b"half")
+    done = edgeq("weight-only", write(MATMUL), *TARGET, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+
+
 def test_convolutions_are_refused_by_name_with_the_nearest_thing(edgeq, write, tmp_path):
     done = edgeq("weight-only", write(CONVOLUTIONS), *TARGET, "--out", tmp_path / "out")
     assert done.code == 4
