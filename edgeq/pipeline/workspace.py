@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -139,6 +140,8 @@ class Workspace:
 
     def _read_folder(self) -> None:
         if not self.folder.exists():
+            place = next(path for path in self.folder.parents if path.exists())
+            tempfile.TemporaryFile(dir=place).close()  # raises where nothing can be made
             return
         if not self.folder.is_dir():
             raise InputError(

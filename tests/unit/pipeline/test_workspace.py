@@ -248,6 +248,17 @@ def test_a_damaged_manifest_is_refused_and_nothing_is_deleted(
     assert names_in(tmp_path) == {"manifest.json", "a", "b", "c"}
 
 
+def test_a_folder_in_one_that_is_closed_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(**_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuses)
+    with pytest.raises(InputError, match="the output folder cannot be used: Permission denied"):
+        Workspace(tmp_path / "out", BUILD, overwrite=False)
+
+
 def test_another_build_is_refused_with_what_differs(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(InputError, match="holds another build") as caught:
@@ -293,7 +304,6 @@ def test_a_name_that_the_file_system_refuses_is_an_input_error(tmp_path: Path) -
 
 def test_a_folder_below_a_file_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    work = Workspace(tmp_path / "file" / "out", BUILD, overwrite=False)
-    with pytest.raises(InputError, match="Not a directory"), work.claimed():
-        pass
+    with pytest.raises(InputError, match="Not a directory"):
+        Workspace(tmp_path / "file" / "out", BUILD, overwrite=False)
     assert names_in(tmp_path) == {"file"}
