@@ -29,7 +29,7 @@ def report(
 
     if out.exists() and not (overwrite and out.is_file()):
         raise InputError(
-            f"{out.name} exists",
+            f"{out.name or out} exists",
             why="edgeq deletes no file unless it is told to",
             mend="choose another --out, or pass --overwrite to replace a file",
             path=out,

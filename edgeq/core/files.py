@@ -67,13 +67,13 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
     # numpy tells of a write that came out short without an errno.
     if error.errno is None or error.errno in NO_ROOM:
         return InputError(
-            f"no room to write {path.name}",
+            f"no room to write {path.name or path}",
             why=f"the file system or the quota is full ({error.strerror or error}); finished stages are kept",
             mend="free some space and run the same command again, or choose another folder with --out",
             path=path,
         )
     return InputError(
-        f"cannot write {path.name}: {error.strerror}",
+        f"cannot write {path.name or path}: {error.strerror}",
         why="results go to a folder that can be written",
         mend="mend the permissions, or choose another folder with --out",
         path=path,

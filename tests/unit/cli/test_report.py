@@ -60,6 +60,12 @@ def test_a_page_is_replaced_only_when_told(edgeq: Any, builds: Any, tmp_path: Pa
     assert (tmp_path / "builds.html").read_text("utf-8").startswith("<!doctype html>")
 
 
+def test_a_folder_is_no_page(edgeq: Any, builds: Any) -> None:
+    done = edgeq("report", *builds, "--out", ".", "--overwrite")
+    assert done.code == 3
+    assert "error: . exists" in done.err
+
+
 def test_a_folder_without_a_build_ends_with_3(edgeq: Any, builds: Any, tmp_path: Path) -> None:
     done = edgeq("report", builds[0], str(tmp_path))
     assert done.code == 3

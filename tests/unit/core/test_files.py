@@ -149,6 +149,11 @@ def test_the_folder_here_has_a_name_in_the_message() -> None:
         read_json(Path())
 
 
+def test_the_folder_here_has_a_name_in_the_message_on_what_is_written() -> None:
+    with pytest.raises(InputError, match=r"cannot write \.: "):
+        require_writable(Path())
+
+
 def test_a_writer_is_given_the_file(tmp_path):
     write_with(tmp_path / "file.bin", lambda file: file.write(b"abc"))
     assert (tmp_path / "file.bin").read_bytes() == b"abc"
