@@ -6,6 +6,9 @@ import ast
 import importlib
 import inspect
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +72,21 @@ def test_build_takes_what_make_options_takes() -> None:
     taken = dict(inspect.signature(edgeq.build).parameters)
     del taken["progress"]
     assert taken == dict(inspect.signature(edgeq.make_options).parameters)
+
+
+@pytest.mark.parametrize("wish", [None, "0"])
+def test_onnxruntime_reports_nothing_unless_the_user_wants_it(
+    tmp_path: Path, wish: str | None
+) -> None:
+    env = {key: x for key, x in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    env |= {} if wish is None else {"ORT_DISABLE_TELEMETRY": wish}
+    code = "import edgeq, onnxruntime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (wish or "1")
+    if wish is None:
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_values_of_python_become_options() -> None:
