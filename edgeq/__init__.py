@@ -13,8 +13,8 @@ from typing import List
 
 __version__ = "0.1.0"
 
-# ONNX Runtime (from 1.31 on Linux) keeps a number of the machine and a list of what it did in ~/.cache, and sends them
-# to its maker. It asks this before it is loaded, and whoever wants it may have set it.
+# ONNX Runtime (1.31 on Linux) keeps a number of the machine and a list of what it did in ~/.cache, and names a server
+# of its maker for them. It reads this when it is loaded, and whoever wants it may have set it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Where each name lives; a test holds this to __init__.pyi.
