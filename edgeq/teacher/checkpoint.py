@@ -69,7 +69,9 @@ def _read_torch(path: Path) -> Any:
 
 
 def _unread(path: Path, error: Exception) -> InputError:
-    first = str(error).strip().split("\n")[0] or type(error).__name__
+    # torch begins with how to load the file all the same, which runs what is in it; the fault comes behind.
+    fault = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    first = ": ".join([type(error).__name__, *fault.partition(". Please use")[0].split("\n")[:1]])
     return InputError(
         f"the weights cannot be read: {first[:300]}",
         why="edgeq reads tensors only: a whole module, or another object, in a pickle could run code when loaded",

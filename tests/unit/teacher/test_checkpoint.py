@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,11 @@ def test_no_code_in_the_file_is_run(tmp_path, form: str) -> None:
         torch.save({"state_dict": TENSORS, "extra": Bomb(mark)}, path)
     else:
         path.write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         load_state_dict(path)
     assert not mark.exists()
+    assert not {"weights_only", "safe_globals"} & set(re.findall(r"\w+", str(caught.value)))
+    assert "UnpicklingError: Unsupported" in caught.value.what
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
