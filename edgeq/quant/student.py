@@ -117,8 +117,25 @@ class Student:
                     raise EdgeqBug(msg)
                 reader.update_arg(site.index, call)
             self._calls[decision.tensor] = call
+            if decision.role is Role.WEIGHT:
+                self._keep_for_others(source, call)
         graph.lint()
         module.recompile()
+
+    def _keep_for_others(self, source: fx.Node, call: fx.Node) -> None:
+        """Let what reads a weight in float read it as the file keeps it: the quantized one is trained beside it."""
+        others = [user for user in source.users if user is not call]
+        if not others:
+            return
+        name = f"{source.target}_kept"
+        while hasattr(self.teacher.module, name):
+            name += "_"
+        weight = self.teacher.module.get_parameter(str(source.target))
+        self.teacher.module.register_buffer(name, weight.detach().clone())
+        with source.graph.inserting_after(source):
+            kept = source.graph.get_attr(name)
+        for user in others:
+            user.replace_input_with(source, kept)
 
     def parameters_of(self, role: Role) -> dict[str, nn.Parameter]:
         """Return the log scales of one role by owner tensor; fixed ranges are left out."""

@@ -229,6 +229,21 @@ def test_a_bias_with_a_constant_reader_is_trained_and_the_reader_keeps_the_old_o
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_what_else_reads_a_weight_reads_what_the_file_keeps(make_case):
+    text = """g (float[N,3,8,8] x) => (float[N,8,8,3,1,1] y, float[3,3,1,1] w) <float[3,3,1,1] w>
+    { c = Conv(x, w) i = ArgMax<axis=1,keepdims=0>(c) y = Gather(w, i) }"""
+    case = make_case("w4a4", text=text)
+    student = case.student()
+    before = case.teacher.module.get_parameter("w").detach().clone()
+    with torch.no_grad():
+        student.weights()["w"].mul_(2)
+        wanted = [item.numpy() for item in student.teacher.module(case.x)]
+    qdq = insert_qdq(case.model, case.plan, student.values(), card=CARD).model
+    found = Session(qdq, outputs=("y", "w")).run({"x": case.x.numpy()})
+    np.testing.assert_array_equal(found["y"], wanted[0])
+    np.testing.assert_array_equal(wanted[1], before.numpy())
+
+
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w2a3"])
 def test_values_are_complete_legal_and_of_the_weights_shapes(make_case, bits):
     case = make_case(bits)
