@@ -24,6 +24,7 @@ from edgeq.graph.fold_constants import fold_bounds
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
 from edgeq.graph.inline_sequences import inline_sequences
+from edgeq.graph.restate_shapes import FOREIGN_ERRORS, restate_shapes
 from edgeq.graph.sort_nodes import sort_nodes
 from edgeq.graph.storage import BYTES_MAX, check_sizes, load_external, plan_external
 from edgeq.graph.store_axes import store_axes
@@ -48,17 +49,6 @@ _KNOWN_FORMATS = (
     (0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the file itself"),
 )
 
-# What onnx's C++ code raises for a model it cannot take, besides its own two classes.
-_FOREIGN_ERRORS = (
-    onnx.checker.ValidationError,
-    onnx.shape_inference.InferenceError,
-    RuntimeError,
-    ValueError,
-    IndexError,
-    TypeError,
-    MemoryError,
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -67,8 +57,9 @@ class LoadedModel:
     Attributes:
         model: as in the file, with external data read into it, calls of its own functions replaced by their bodies, and
             every If of known condition by the branch that is taken, sequences of tensors by the tensors, axes that
-            shapes decide and bounds of a Slice that constants decide by constants, and half precision inside by
-            float32, in running order; nothing else is added or changed.
+            shapes decide and bounds of a Slice that constants decide by constants, half precision inside by
+            float32, and noted shapes that the graph contradicts by its own, in running order; nothing else is added or
+            changed.
         inferred: a copy with the shapes that could be inferred as value_info; for questions, not for writing.
         digest: SHA-256, 64 hex digits: of the file, or of its digest and those of its external files.
         path: the file.
@@ -104,7 +95,8 @@ def load_model(path: Path) -> LoadedModel:
     inlined = inline_functions(model, path)
     if inlined is not model:
         check_structure(inlined, path)
-    model, inferred = _settle(inlined, path)
+    restated = restate_shapes(inlined)
+    model, inferred = _settle(restated.model, path)
     check_extents(inferred, path)
     check_values(model, path)
     wide = as_float32(model)
@@ -117,7 +109,7 @@ def load_model(path: Path) -> LoadedModel:
         digest=_digest(data, files),
         path=path,
         size_bytes=len(data) + sum(file.stat().st_size for file in files),
-        findings=(*wide.findings, *_tell_sorted(late)),
+        findings=(*wide.findings, *_tell_sorted(late), *restated.findings),
         half_types=wide.touched,
     )
 
@@ -271,14 +263,14 @@ def _infer(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     _check_valid(model, path)
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-    except _FOREIGN_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         raise _refused(error, path) from error
 
 
 def _check_valid(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
-    except _FOREIGN_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         raise _refused(error, path) from error
 
 
