@@ -163,9 +163,12 @@ def _require_samples(own: slice, world: World) -> None:
 
 
 def _require_finite(student: Student) -> None:
-    """Raise if the last step, whose loss nobody saw, left NaN or infinity behind."""
+    """Raise if the last step, whose loss nobody saw, left NaN or infinity in what is trained.
+
+    A mask of the file's own may hold minus infinity.
+    """
     for name, parameter in student.teacher.module.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
             tensor = student.teacher.binding.get(name, name)
             raise BuildError(
                 f"training left NaN or infinity in '{tensor}'",

@@ -20,3 +20,10 @@ def test_a_tensor_without_a_range_is_named(teacher, samples):
     samples.samples[2, 0, 0, 0] = np.inf
     with pytest.raises(NumericsError, match="'x' has NaN or infinity"):
         measure_amax(teacher, ["x"], samples, count=5)
+
+
+def test_minus_infinity_of_a_mask_does_not_count(teacher, samples):
+    want = measure_amax(teacher, ["x"], samples, count=5)
+    samples.samples[2, 0, 0, 0] = -np.inf
+    found = measure_amax(teacher, ["x"], samples, count=5)
+    assert 0 < found["x"] <= want["x"]

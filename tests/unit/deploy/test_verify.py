@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from deploy.differences import SQNR_LIMIT_DB
 from deploy.onnxrt import run_onnx
 from deploy.verify import (
     AgreementResult,
@@ -139,6 +141,22 @@ def test_an_empty_sample_set_is_refused(teacher, qdq, samples, plan):
     empty = dataclasses.replace(samples, samples=samples.samples[:0])
     with pytest.raises(CalibError, match="empty"):
         verify_agreement(teacher, qdq, empty, plan=plan)
+
+
+def test_scores_behind_a_mask_of_minus_infinity_agree(teacher, qdq, samples, plan):
+    masked = []
+    for model in (teacher, qdq):
+        masked.append(onnx.ModelProto.FromString(model.SerializeToString()))
+        graph = masked[-1].graph
+        (classes,) = (dim.dim_value for dim in graph.output[0].type.tensor_type.shape.dim[1:])
+        mask = np.where(np.arange(classes) == 1, -np.inf, 0).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+        graph.node.append(helper.make_node("Add", ["logits", "mask"], ["masked"]))
+        graph.node.append(helper.make_node("Softmax", ["masked"], ["shares"]))
+        graph.output[0].name = "shares"
+    result = verify_agreement(*masked, samples, plan=plan)
+    (scores,) = (item for item in result.layers if item.tensor == "masked")
+    assert 0 < scores.sqnr_db < SQNR_LIMIT_DB
 
 
 def test_a_sample_of_nan_is_an_error_and_not_a_figure(teacher, qdq, samples, plan):

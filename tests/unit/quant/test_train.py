@@ -319,6 +319,17 @@ def test_samples_that_are_not_finite_are_told(case, make_problem, make_spec):
         train_student(broken, make_spec(), seed=0)
 
 
+def test_a_mask_of_minus_infinity_is_nothing_that_training_left(make_case, make_problem, make_spec):
+    text = """g (float[N,3,8,8] x) => (float[N,5] y)
+    <float[5,3,1,1] w, float[5] mask, float[5,5] v>
+    { c = Conv(x, w) f = ReduceMean<keepdims=0,axes=[2,3]>(c) s = Add(f, mask) p = Softmax(s) y = MatMul(p, v) }"""
+    case = make_case(text=text, mask=np.array([0, -np.inf, 0, 0, 0], np.float32))
+    problem = make_problem(case, blocks=(), last_map=None)
+    student, history = train_student(problem, make_spec(activation_map=0.0), seed=0)
+    assert np.isfinite(history[-1]["loss"])
+    student.values().require_complete(case.plan)
+
+
 def test_nan_that_the_last_step_leaves_is_told_with_its_tensor(problem, make_spec, monkeypatch):
     step = train._Loop.step
 
