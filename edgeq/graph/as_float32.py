@@ -25,6 +25,7 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     1. Initializers, constants and the types that nodes name become float32.
     2. An input or output of half precision keeps its name and type, with a Cast between it and the rest. A bfloat16
        input gets one to bfloat16 in front of that, which does nothing but round where the input is held in float32.
+       An input that is an output as well stays as it is there.
     3. Left alone: every other type, and models without half precision.
     """
     found = find_half_types(model)
@@ -49,12 +50,15 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
             to=item.type.tensor_type.elem_type,
         )
         for item in wide.graph.output
-        if item.type.tensor_type.elem_type in HALF
+        if item.type.tensor_type.elem_type in HALF and item.name not in renamed
     ]
     made = {node.output[0]: node.input[0] for node in back}
     for item in wide.graph.input:
         if item.type.tensor_type.elem_type in HALF and item.name in stored:
             item.type.tensor_type.elem_type = TensorProto.FLOAT
+            item.name = made.get(item.name, item.name)
+    for tensor in wide.graph.initializer:
+        tensor.name = made.get(tensor.name, tensor.name)
     widen(wide.graph)
     for node in wide.graph.node:
         for index, name in enumerate(node.input):

@@ -30,6 +30,19 @@ def test_the_result_computes_the_same_and_keeps_inputs_and_outputs(parse_graph):
         np.testing.assert_allclose(a, b, rtol=4e-3, atol=4e-3)
 
 
+def test_an_input_and_a_constant_that_are_outputs_keep_name_and_type(parse_graph):
+    model = parse_graph(
+        "g (float16[N,4] x) => (float16[N,4] x, float16[4,4] w, float16[N,4] y) <float16[4,4] w> { y = MatMul (x, w) }"
+    )
+    result = as_float32(model)
+    onnx.checker.check_model(result.model, full_check=True)
+    feed = {"x": np.ones((3, 4), np.float16)}
+    wanted, found = (ReferenceEvaluator(item).run(None, feed) for item in (model, result.model))
+    for a, b in zip(wanted, found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=4e-3, atol=4e-3)
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_nothing_inside_is_half_any_more_and_the_user_is_told(parse_graph, name):
     number = {"float16": 10, "bfloat16": 16}[name]
