@@ -15,6 +15,7 @@ from edgeq.core.numerics import choose_scale, dequantize, quantize
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import BitSpec, GraphFlavour
+from edgeq.graph.fit_target import convert_opset
 from edgeq.graph.insert_qdq import insert_qdq
 from edgeq.graph.lint import Severity, lint
 from edgeq.graph.placement import plan_placement
@@ -314,6 +315,45 @@ def test_an_old_opset_is_raised_to_13_and_computes_the_same(parse_graph, x):
     onnx.checker.check_model(result.model, full_check=True)
     (want,) = simulate(model, plan, values, {"x": x})
     np.testing.assert_allclose(run_onnxruntime(result.model, x=x)[0], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "mode", "scales"),
+    [
+        ("Upsample", 9, "nearest", (1, 1, 1.3, 2)),
+        ("Upsample", 9, "linear", (1, 1, 2, 2)),
+        ("Resize", 10, "linear", (1, 1, 1.5, 2)),
+        ("Resize", 10, "nearest", (1, 1, 0.6, 0.5)),
+        ("Resize", 10, "nearest", (1, 1, 1.3, 0.5)),
+    ],
+)
+def test_an_old_resize_is_raised_with_its_name_and_computes_the_same(
+    parse_graph, x, op, opset, mode, scales
+):
+    model = parse_graph(
+        f"""g (float[N,4,8,8] x) => (float[N,4,h,w] y) <float[4,4,1,1] w, float[4,4,1,1] v, float[4] s>
+    {{ c = Conv(x, w) r = Relu(c) [up] u = {op}<mode="{mode}">(r, s) y = Conv(u, v) }}""",
+        opset=opset,
+        s=np.array(scales, np.float32),
+    )
+    plan = make_plan(model)
+    values = make_values(model, plan)
+    result = insert_qdq(model, plan, values, card=CARD)
+    resize = GraphView(result.model).producer("u")
+    assert (resize.op_type, resize.name) == ("Resize", "up")
+    raised = convert_opset(model, 13)
+    want, found = (run_onnxruntime(item, x=x)[0] for item in (model, raised))
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_resize_that_rounds_both_ways_cannot_be_raised(parse_graph):
+    model = parse_graph(
+        "g (float[N,4,8,8] x) => (float[N,4,h,w] y) <float[4] s> { y = Resize(x, s) }",
+        opset=10,
+        s=np.array([1, 1, 1.3, 0.6], np.float32),
+    )
+    with pytest.raises(ModelError, match="opset 11 cannot say"):
+        convert_opset(model, 13)
 
 
 def test_an_old_operator_that_cannot_be_raised_is_told(parse_graph):
