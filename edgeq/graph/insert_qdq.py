@@ -25,6 +25,9 @@ from edgeq.graph.rescaled import mark_rescaled
 from edgeq.graph.unread import names_read, remove_unread
 from edgeq.graph.view import GraphView, node_id, unique_name
 
+# Before opset 13 they work on all axes from one on.
+_FLATTENING = frozenset({"Hardmax", "LogSoftmax", "Softmax"})
+
 
 def insert_qdq(
     model: onnx.ModelProto, plan: QuantPlan, values: QuantizedValues, *, card: TargetCard
@@ -275,7 +278,22 @@ class _Writer:
 
     def _rewire(self, sites: tuple[Site, ...], tensor: str) -> None:
         for site in sites:
-            self._read_instead(site.node, site.index, tensor)
+            self._read_instead(self._reader(site), site.index, tensor)
+
+    def _reader(self, site: Site) -> str:
+        """Return the node that now reads at `site`.
+
+        ONNX's converter writes a Softmax of several axes (before opset 13) as Flatten -> Softmax -> Reshape, and the
+        last one has the name of the output.
+        """
+        node = self._nodes.get(site.node)
+        if node is None or node.op_type != "Reshape" or site.op_type not in _FLATTENING:
+            return site.node
+        inner = self._view.producer(node.input[0])
+        assert inner is not None
+        flatten = self._view.producer(inner.input[0])
+        assert flatten is not None
+        return node_id(flatten)
 
     def _read_instead(self, node: str, index: int, tensor: str) -> None:
         """Let input `index` of a node read `tensor`; constants on the old way may have lost their last reader."""

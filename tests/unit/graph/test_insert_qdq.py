@@ -346,6 +346,20 @@ def test_an_old_resize_is_raised_with_its_name_and_computes_the_same(
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
+def test_an_old_softmax_of_several_axes_reads_codes_and_stays_a_softmax(parse_graph, x):
+    model = parse_graph(
+        """g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] w>
+    { c = Conv(x, w) y = Softmax<axis=1>(c) }""",
+        opset=11,
+    )
+    card = load_card("cpu")
+    plan = plan_placement(model, card=card, bits=BitSpec.parse("w8a8"), inputs=())
+    assert "c" in {decision.tensor for decision in plan.quantized(Role.ACTIVATION)}
+    written = insert_qdq(model, plan, make_values(model, plan), card=card).model
+    (found,) = run_onnxruntime(written, x=x)
+    np.testing.assert_allclose(found.sum((1, 2, 3)), 1, rtol=1e-4)
+
+
 def test_a_resize_that_rounds_both_ways_cannot_be_raised(parse_graph):
     model = parse_graph(
         "g (float[N,4,8,8] x) => (float[N,4,h,w] y) <float[4] s> { y = Resize(x, s) }",
