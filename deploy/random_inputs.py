@@ -71,7 +71,8 @@ def choose_shape(
     """Return the shape at which an input is run: `wanted`, or its own with `batch` on a dynamic first axis (None is 1).
 
     Raises:
-        InputError: if another axis is dynamic, or `wanted` does not fit the file or is more than ONNX can store.
+        InputError: if another axis is dynamic, or the shape does not fit the file, has no values, or is more than ONNX
+            can store.
     """
     if wanted is None:
         if any(size is None for size in item.shape[1:]):
@@ -81,7 +82,8 @@ def choose_shape(
                 mend=f"pass --shape {item.name}:1x3x224x224 (with your sizes)",
             )
         fixed = [size for size in item.shape[1:] if size is not None]
-        wanted = (batch or item.shape[0] or 1, *fixed) if item.shape else ()
+        first = [item.shape[0] or 1 if batch is None else batch] if item.shape else []
+        wanted = (*first, *fixed)
     fits = len(wanted) == len(item.shape) and all(
         has in (None, size) for has, size in zip(item.shape, wanted, strict=True)
     )
@@ -91,11 +93,11 @@ def choose_shape(
             why=f"the file fixes it to {_show(item.shape)}",
             mend="mend --shape or --batch; only the axes shown as ? are free",
         )
-    if max(wanted, default=0) > _LARGEST:
+    if not all(1 <= size <= _LARGEST for size in wanted):
         raise InputError(
             f"input '{item.name}' cannot have the shape {_show(wanted)}",
-            why=f"ONNX stores a size in 64 bits, which hold {_LARGEST} at most",
-            mend="ask for a smaller batch or shape",
+            why=f"a size is 1 at least, and {_LARGEST} at most, which ONNX can store",
+            mend="mend the batch or the shape that you ask for",
         )
     return wanted
 
