@@ -6,7 +6,8 @@ read it; so simulation, Q/DQ file and engine quantize the same edges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from edgeq.core.errors import EdgeqBug
+from edgeq.core.errors import EdgeqBug, NumericsError
 from edgeq.core.numerics import (
     accumulator_scale,
     bias_codes,
@@ -276,6 +277,9 @@ def first_scales(
         plan: whose tensors are wanted.
         batches: inputs that show the ranges, one tensor a graph input.
         spec: which initialiser reads them.
+
+    Raises:
+        NumericsError: if a tensor has NaN or infinity.
     """
     families = _families(plan)
     observed = observe(teacher, [name for family in families.values() for name in family], batches)
@@ -289,7 +293,8 @@ def first_scales(
             )
         elif decision.role is Role.WEIGHT:
             weight = teacher.module.get_parameter(parameters[decision.tensor])
-            scales[decision.tensor] = choose_range(weight, grid, spec.weights, spec)
+            with _named(decision.tensor):
+                scales[decision.tensor] = choose_range(weight, grid, spec.weights, spec)
         elif not isinstance(decision.owner, SharedRange):
             seen = [observed[name] for name in families[decision.tensor]]
             if spec.activations == "batch_max":
@@ -297,10 +302,20 @@ def first_scales(
                 values = torch.stack([item.peaks() for item in seen]).amax(0)
             else:
                 values = torch.cat([item.values() for item in seen])
-            scales[decision.tensor] = choose_range(
-                values, grid, spec.activations, spec, limit=limit_of(decision)
-            )
+            with _named(decision.tensor):
+                scales[decision.tensor] = choose_range(
+                    values, grid, spec.activations, spec, limit=limit_of(decision)
+                )
     return scales
+
+
+@contextlib.contextmanager
+def _named(tensor: str) -> Iterator[None]:
+    """Say whose numbers have no range."""
+    try:
+        yield
+    except NumericsError as error:
+        raise NumericsError(f"'{tensor}': {error.what}", why=error.why, mend=error.mend) from error
 
 
 def _families(plan: QuantPlan) -> dict[str, list[str]]:

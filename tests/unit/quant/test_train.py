@@ -315,7 +315,7 @@ def test_samples_that_are_not_finite_are_told(case, make_problem, make_spec):
     x = problem.samples.samples.copy()
     x[0, 0, 0, 0] = np.nan
     broken = make_problem(case, samples=dataclasses.replace(problem.samples, samples=x))
-    with pytest.raises(NumericsError, match="NaN or infinity"):
+    with pytest.raises(NumericsError, match=r"'\w+': NaN or infinity"):
         train_student(broken, make_spec(), seed=0)
 
 
