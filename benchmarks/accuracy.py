@@ -46,6 +46,7 @@ from edgeq.core.files import read_json, write_json
 from edgeq.core.progress import NoProgress
 from edgeq.core.recipes import load_recipe
 from edgeq.core.samples import SampleSet
+from edgeq.core.specs import Effort
 from edgeq.pipeline import BuildOptions, make_options, stages
 from edgeq.pipeline.job import Job, prepare
 
@@ -145,7 +146,7 @@ class Bench:
             "drop_points": round(drop, 2),
             "wall_s": round(wall_s, 1),
             "synthesis_s": round(samples_s, 1),
-            "stamp": stamp_row(job.recipe.data, job.recipe.numbers, setting="deploy", bits=bits),
+            "stamp": _stamp(row, job.recipe.data),
             "commit": tell_commit(),
             "load": round(os.getloadavg()[0], 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
@@ -219,13 +220,18 @@ def state_dict_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 def is_current(row: str, run: dict[str, Any] | None) -> bool:
     """Return true if `run` was measured with the figures that the recipe of `row` has now."""
     path, _, variant = row.partition("@")
-    bits, _, name = path.split("/")
-    recipe = load_recipe(name)
+    recipe = load_recipe(path.split("/")[2])
     data = recipe.data
     if variant == "folded" and recipe.without_statistics:
         data = recipe.without_statistics
-    stamp = stamp_row(data, recipe.numbers, setting="deploy", bits=bits)
-    return run is not None and run.get("stamp") == stamp
+    return run is not None and run.get("stamp") == _stamp(row, data)
+
+
+def _stamp(row: str, data: str) -> str:
+    """Return the stamp of a row on samples of the recipe `data`."""
+    bits, effort, name = row.partition("@")[0].split("/")
+    numbers = load_recipe(name).numbers
+    return stamp_row(data, numbers, setting="deploy", bits=bits, effort=Effort(effort))
 
 
 # What a row's variant means, by its name.

@@ -38,15 +38,23 @@ def name_row(recipe: Recipe, *, setting: str, bits: str, budget: str) -> str:
     return f"{setting}/{bits}/{budget}/{recipe.data}+{recipe.numbers}"
 
 
-def stamp_row(data: str, numbers: str, *, setting: str, bits: str) -> str:
-    """Return the digest of the figures of a pair: of every effort, and of the published budgets.
+def stamp_row(
+    data: str, numbers: str, *, setting: str, bits: str, effort: Effort = Effort.STANDARD
+) -> str:
+    """Return the digest of the figures of a pair: of one effort, and of the published budgets.
 
-    A figure that has its default is left out, so that a new one, which older recipes do not use, changes no stamp.
-    Where `deploy` has narrow activations, it is also of the policy that says which of them stay wide; where they have 4
-    bits and the recipe equalizes channels, of that.
+    Figures of the data half are those of every effort: it is cut from any of them (`budgets.cut_data`). A figure that
+    has its default is left out, so that a new one, which older recipes do not use, changes no stamp. Where `deploy` has
+    narrow activations, it is also of the policy that says which of them stay wide; where they have 4 bits and the
+    recipe equalizes channels, of that.
     """
     name = name_recipe(data, numbers)
-    figures = [_own_figures(load_recipe(name, effort=effort)) for effort in Effort]
+    figures = []
+    for item in Effort:
+        found = _own_figures(load_recipe(name, effort=item))
+        if item is not effort:
+            found = {key: value for key, value in found.items() if key.startswith("synthesis.")}
+        figures.append(found)
     width = BitSpec.parse(bits).activations
     policy = [_NARROW_POLICY] if setting == "deploy" and width < 8 else []
     if width == 4 and load_recipe(name).ranges.equalize_activations > 0:

@@ -7,6 +7,7 @@ import pytest
 import table_rows
 
 from edgeq.core.recipes import load_recipe, recipe_names
+from edgeq.core.specs import Effort
 
 
 def test_every_recipe_has_a_row_and_the_default_is_the_first():
@@ -39,6 +40,24 @@ def test_a_stamp_changes_with_a_figure_of_either_half(monkeypatch, table, key, v
 
     monkeypatch.setattr(table_rows, "load_recipe", changed)
     assert stamp("genie", "edgeq") != before
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "is_read"),
+    [("synthesis", "iterations", True), ("training", "weight_rate", False)],
+)
+def test_of_other_efforts_a_stamp_has_the_data_half_alone(monkeypatch, table, key, is_read):
+    before = stamp("genie", "edgeq")
+
+    def changed(name, *, effort=Effort.STANDARD, **options):
+        recipe = load_recipe(name, effort=effort, **options)
+        if effort is not Effort.MAX:
+            return recipe
+        spec = dataclasses.replace(getattr(recipe, table), **{key: 7})
+        return dataclasses.replace(recipe, **{table: spec})
+
+    monkeypatch.setattr(table_rows, "load_recipe", changed)
+    assert (stamp("genie", "edgeq") != before) == is_read
 
 
 def test_a_stamp_changes_with_the_published_budget_but_not_with_words(monkeypatch):
