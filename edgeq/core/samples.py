@@ -170,9 +170,8 @@ def _read_record(folder: Path) -> _Record:
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise _unusable(folder, "samples.json has another schema")
     try:
-        canonical_json(
-            found
-        )  # Python's parser takes NaN, which no file that is made of the set can hold
+        # Python's parser takes NaN, which no file that is made of the set can hold.
+        canonical_json(found)
         record = _Record.from_dict(found)
     except (InputError, ValueError) as error:
         what = error.what if isinstance(error, InputError) else str(error)
@@ -187,7 +186,7 @@ def _read_array(folder: Path, name: str, digests: dict[str, str]) -> NDArray[Any
     path = _require_same(folder, name, digests)
     try:
         return np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's reader of damaged bytes raises whatever it stumbles over
         raise _unusable(folder, f"{name} is no array of numbers: {error}") from error
 
 

@@ -66,8 +66,8 @@ def digest_samples(samples: SampleSet) -> str:
 
 def _load_array(path: Path) -> NDArray[Any]:
     try:
-        x: NDArray[Any] = np.asarray(np.load(path, allow_pickle=False, mmap_mode="c"))
-    except (OSError, ValueError, EOFError) as error:
+        x: NDArray[Any] = np.atleast_1d(np.load(path, allow_pickle=False, mmap_mode="c"))
+    except Exception as error:  # numpy's reader of damaged bytes raises whatever it stumbles over
         raise InputError(
             f"cannot read {path.name}: {error}",
             why="--samples takes an array of numbers as numpy.save writes it",

@@ -113,8 +113,9 @@ def test_the_dry_run_tells_of_them(run, pictures):
         (np.zeros((0, 1, 16, 16), np.float32), "0 samples"),
         (np.full((4, 1, 16, 16), np.nan, np.float32), "NaN or infinity in 'input'"),
         (np.array([None]), "cannot read s.npy"),
+        (np.float32(3), "1 samples of 'input'"),
     ],
-    ids=["shape", "dtype", "none", "nan", "objects"],
+    ids=["shape", "dtype", "none", "nan", "objects", "number"],
 )
 def test_an_array_that_does_not_fit_is_refused(run, tmp_path, array, told):
     np.save(tmp_path / "s.npy", array, allow_pickle=True)
@@ -122,6 +123,13 @@ def test_an_array_that_does_not_fit_is_refused(run, tmp_path, array, told):
     assert done.code == 3
     assert told in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_array_is_refused(run, tmp_path):
+    (tmp_path / "s.npy").write_bytes(b"PK\x03\x04 and no zip")
+    done = run(tmp_path / "s.npy")
+    assert done.code == 3
+    assert "cannot read s.npy" in done.err
 
 
 @pytest.mark.parametrize("label", [-1, 10])

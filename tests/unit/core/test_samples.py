@@ -245,8 +245,16 @@ def stored(array) -> bytes:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no array", stored(np.array([{}], dtype=object)), stored(np.zeros((99, 99)))[:200]],
-    ids=["empty", "text", "pickled", "cut-off"],
+    [
+        b"",
+        b"no array",
+        b"PK\x03\x04 and no zip",
+        stored(np.array([{}], dtype=object)),
+        stored(np.zeros((99, 99)))[:200],
+        stored(np.zeros(3)).replace(b"(3,)", b"(  ,"),
+        stored(np.zeros(3)).replace(b"(3,), }" + 20 * b" ", b"(%d,), }" % 10**21),
+    ],
+    ids=["empty", "text", "zip", "pickled", "cut-off", "header", "huge"],
 )
 def test_a_file_that_is_no_array_of_numbers_is_refused(folder, data):
     put(folder, "samples.npy", data)
