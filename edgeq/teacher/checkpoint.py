@@ -6,6 +6,7 @@ is taken off; anything that is no state dict is refused with the line that saves
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,9 +70,10 @@ def _read_torch(path: Path) -> Any:
 
 
 def _unread(path: Path, error: Exception) -> InputError:
-    # torch begins with how to load the file all the same, which runs what is in it; the fault comes behind.
-    fault = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    first = ": ".join([type(error).__name__, *fault.partition(". Please use")[0].split("\n")[:1]])
+    # torch tells before or behind the fault how to load the file all the same, which runs what is in it.
+    fault = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+    fault = re.split(r"\. (?:Please use|In PyTorch)", fault)[0]
+    first = f"{type(error).__name__}: {fault}" if fault else type(error).__name__
     return InputError(
         f"the weights cannot be read: {first[:300]}",
         why="edgeq reads tensors only: a whole module, or another object, in a pickle could run code when loaded",

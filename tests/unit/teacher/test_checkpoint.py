@@ -118,8 +118,15 @@ def test_a_scripted_module_is_refused(tmp_path) -> None:
     path = tmp_path / "scripted.pt"
     with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read: .*TorchScript") as caught:
         load_state_dict(path)
+    assert "Re-running" not in caught.value.what
+
+
+def test_a_fault_without_words_is_told_by_its_kind(tmp_path) -> None:
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(InputError, match=r"cannot be read: EOFError\n"):
+        load_state_dict(tmp_path / "empty.pt")
 
 
 @pytest.mark.parametrize("form", ["torch", "plain"])
