@@ -180,9 +180,9 @@ def _require_room(options: BuildOptions) -> None:
     """Raise if the folder holds files of others, or a result that may not be replaced."""
     if not options.out.exists():
         return
-    items = options.out.iterdir() if options.out.is_dir() else (options.out,)
+    items = options.out.iterdir() if options.out.is_dir() else ()
     names = {item.name for item in items if not any(map(item.match, LEFTOVERS))}
-    if names - {MODEL, RESULTS, BUNDLE}:
+    if names - {MODEL, RESULTS, BUNDLE} or not options.out.is_dir():
         what, mend = "holds files that are not of this verb", "choose another --out"
     elif names and not options.overwrite:
         what, mend = "holds a result", "choose another --out, or pass --overwrite to replace it"

@@ -87,6 +87,14 @@ def test_a_result_is_replaced_only_when_asked_and_other_files_never(edgeq, write
     assert "files that are not of this verb" in done.err
 
 
+def test_a_file_is_no_folder_of_results_whatever_its_name(edgeq, write, tmp_path):
+    (tmp_path / "results.json").touch()
+    words = ("--out", tmp_path / "results.json", "--overwrite")
+    done = edgeq("weight-only", write(MATMUL), *TARGET, *words)
+    assert done.code == 3
+    assert "files that are not of this verb" in done.err
+
+
 def test_what_a_killed_run_leaves_is_no_file_of_others(edgeq, write, tmp_path):
     (tmp_path / "out" / ".bundle.part").mkdir(parents=True)
     (tmp_path / "out" / ".model.qdq.onnx.x1y2.part").write_bytes(b"half")
