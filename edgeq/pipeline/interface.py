@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import cast
 
@@ -208,9 +208,13 @@ def _require_form(name: str, value: object, kind: type, form: str) -> None:
         InputError: with the form that it has.
     """
     if not isinstance(value, kind) or (isinstance(value, str) and kind is not str):
-        raise InputError(
-            f"{name} is {value!r}", why=f"it takes {form}", mend=f"pass {name} in that form"
-        )
+        raise _wrong_form(name, value, form)
+
+
+def _wrong_form(name: str, value: object, form: str) -> InputError:
+    return InputError(
+        f"{name} is {value!r}", why=f"it takes {form}", mend=f"pass {name} in that form"
+    )
 
 
 def _read_whole(name: str, value: object) -> int:
@@ -224,15 +228,16 @@ def _read_whole(name: str, value: object) -> int:
 
 
 def _read_numbers(name: str, values: Iterable[float]) -> tuple[float, ...]:
-    """Return numbers as Python's own.
+    """Return numbers, those of numpy and torch among them, as Python's own.
 
     Raises:
         InputError: if one is none.
     """
-    numbers = tuple(values)
-    for value in numbers:
-        _require_form(name, value, Real, "numbers such as [0.5, 0.5, 0.5]")
-    return tuple(map(float, numbers))
+    numbers = list(values)
+    try:
+        return tuple(map(float, numbers))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _wrong_form(name, numbers, "numbers such as [0.5, 0.5, 0.5]") from error
 
 
 def _read_device(name: str) -> str:

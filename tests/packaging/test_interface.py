@@ -126,7 +126,8 @@ def test_values_of_python_become_options() -> None:
         ({"shape": {"x": [1, 3.5, 8, 8]}}, "x.* is 3.5"),
         ({"seed": "1"}, "seed is '1'"),
         ({"seed": 1.5}, "seed is 1.5"),
-        ({"mean": ["a"]}, "mean is 'a'"),
+        ({"mean": ["a"]}, "mean is .*'a'"),
+        ({"mean": np.zeros((3, 2))}, "mean is .*array"),
         ({"effort": Effort.QUICK}, "effort is <Effort.QUICK"),
         ({"first_last": None}, "first_last is None"),
         ({"flavour": 16}, "flavour is 16"),
@@ -147,6 +148,12 @@ def test_numbers_of_numpy_become_numbers_that_json_has() -> None:
     assert (
         json.dumps([options.shapes["x"], options.mean, options.seed]) == "[[1, 3, 8, 8], [0.5], 3]"
     )
+
+
+def test_numbers_of_torch_are_numbers() -> None:
+    torch = importlib.import_module("torch")
+    options = edgeq.make_options("a", target="cpu", mean=torch.tensor([0.5, 0.25]))
+    assert options.mean == (0.5, 0.25)
 
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
