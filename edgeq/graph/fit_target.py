@@ -170,8 +170,11 @@ def _restore_resizes(graph: onnx.GraphProto, before: onnx.ModelProto) -> None:
 
 
 def _rounding(view: GraphView, node: onnx.NodeProto) -> str:
-    """Return the nearest_mode of an old Resize; one to every n-th value need not round."""
-    scales = view.constant(node.input[1])
+    """Return the nearest_mode of an old Resize; one to every n-th value need not round.
+
+    An Upsample of before opset 9 has its scales as an attribute; none of them shrinks.
+    """
+    scales = view.constant(node.input[1]) if len(node.input) > 1 else None
     if scales is None or attribute(node, "mode", b"nearest") != b"nearest":
         return "floor"
     factors = np.ravel(scales).astype(np.float64)

@@ -360,6 +360,16 @@ def test_an_old_softmax_of_several_axes_reads_codes_and_stays_a_softmax(parse_gr
     np.testing.assert_allclose(found.sum((1, 2, 3)), 1, rtol=1e-4)
 
 
+def test_an_upsample_whose_scales_are_an_attribute_is_raised(parse_graph, x):
+    model = parse_graph(
+        """g (float[N,4,8,8] x) => (float[N,4,16,16] y)
+    { y = Upsample<mode="nearest",scales=[1.0,1.0,2.0,2.0]>(x) }""",
+        opset=7,
+    )
+    want, found = (run_onnxruntime(item, x=x)[0] for item in (model, convert_opset(model, 13)))
+    np.testing.assert_array_equal(found, want)
+
+
 def test_a_resize_that_rounds_both_ways_cannot_be_raised(parse_graph):
     model = parse_graph(
         "g (float[N,4,8,8] x) => (float[N,4,h,w] y) <float[4] s> { y = Resize(x, s) }",
