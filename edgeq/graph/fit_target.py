@@ -118,7 +118,7 @@ def convert_opset(
         ModelError: if the converter cannot, or an old Resize has no equal form.
     """
     try:
-        raised = version_converter.convert_version(model, version)
+        raised = _convert(model, version)
     except (version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the model's opset cannot be raised to {version}: {error}",
@@ -134,6 +134,25 @@ def convert_opset(
     kept.opset_import.extend(raised.opset_import)
     kept.ir_version = model.ir_version
     return kept
+
+
+def _convert(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Return what ONNX's converter makes of `model`, with each Hardmax given to it as a Softmax.
+
+    Both changed alike with opset 13, and it knows that of Softmax alone. It keeps the order of nodes.
+    """
+    kinds = [node.op_type for node in model.graph.node if node.op_type in {"Hardmax", "Softmax"}]
+    if "Hardmax" not in kinds:
+        return version_converter.convert_version(model, version)
+    hidden = onnx.ModelProto()
+    hidden.CopyFrom(model)
+    for node in hidden.graph.node:
+        node.op_type = "Softmax" if node.op_type == "Hardmax" else node.op_type
+    raised = version_converter.convert_version(hidden, version)
+    softmaxes = [node for node in raised.graph.node if node.op_type == "Softmax"]
+    for node, kind in zip(softmaxes, kinds, strict=True):
+        node.op_type = kind
+    return raised
 
 
 def _restore_resizes(graph: onnx.GraphProto, before: onnx.ModelProto) -> None:

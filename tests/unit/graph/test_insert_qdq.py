@@ -360,6 +360,16 @@ def test_an_old_softmax_of_several_axes_reads_codes_and_stays_a_softmax(parse_gr
     np.testing.assert_allclose(found.sum((1, 2, 3)), 1, rtol=1e-4)
 
 
+@pytest.mark.parametrize("text", ["<axis=1>", "<axis=-1>", ""])
+def test_an_old_hardmax_is_raised_and_computes_the_same(parse_graph, x, text):
+    model = parse_graph(
+        f"g (float[N,4,8,8] x) => (float[N,4,8,8] y) {{ s = Softmax(x) y = Hardmax{text}(s) }}",
+        opset=11,
+    )
+    want, found = (run_onnxruntime(item, x=x)[0] for item in (model, convert_opset(model, 13)))
+    np.testing.assert_array_equal(found, want)
+
+
 def test_an_upsample_whose_scales_are_an_attribute_is_raised(parse_graph, x):
     model = parse_graph(
         """g (float[N,4,8,8] x) => (float[N,4,16,16] y)
