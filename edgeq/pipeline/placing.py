@@ -13,6 +13,7 @@ from edgeq.core.plan import QuantPlan
 from edgeq.core.specs import GraphFlavour, InputSpec, TargetCard
 from edgeq.graph.inputs import InputReport
 from edgeq.graph.read import LoadedModel
+from edgeq.graph.view import GraphView
 from edgeq.pipeline.options import BuildOptions
 
 # Checks of the lint whose findings no quantizer makes or mends.
@@ -80,7 +81,7 @@ def place(
     """Fold and plan; neither statistics nor the teacher are needed.
 
     Raises:
-        EdgeqError: if the model cannot be folded or placed, or if the target's parser would refuse it.
+        EdgeqError: if the model cannot be folded, placed or written, or if the target's parser would refuse it.
     """
     from edgeq.graph.batchnorm import fold_batchnorm
     from edgeq.graph.fold_constants import fold_constants
@@ -100,14 +101,17 @@ def place(
 
 
 def _require_parsable(model: onnx.ModelProto, card: TargetCard) -> None:
-    """Raise for what the lint of the written file would refuse after the training: Q/DQ nodes change none of it.
+    """Raise for what the writer or the lint of its file would refuse after the training: Q/DQ nodes change none of it.
 
     Raises:
-        ModelError: with the first ones, and how many there are.
+        ModelError: with the first ones, and how many there are, or if an old opset cannot be raised.
     """
     from edgeq.graph.findings import listed
+    from edgeq.graph.fit_target import QDQ_OPSET, convert_opset
     from edgeq.graph.lint import lint
 
+    if GraphView(model).opset < QDQ_OPSET:
+        convert_opset(model, QDQ_OPSET)
     found = [finding for finding in lint(model, card) if finding.check in _OF_THE_NETWORK]
     if found:
         raise ModelError(

@@ -30,6 +30,16 @@ def test_a_form_that_the_parser_refuses_is_refused_at_once(parse_graph, tmp_path
         place_it(parse_graph, tmp_path, antialias=1, target="jetson-orin")
 
 
+def test_an_opset_that_cannot_be_raised_is_refused_at_once(parse_graph, tmp_path):
+    text = """g (float[N,3,8,8] x) => (float[N,3,10,4] y) <float[4] s = {1, 1, 1.3, 0.6}> { y = Resize(x, s) }"""
+    path = tmp_path / "net.onnx"
+    onnx.save(parse_graph(text, opset=10), path)
+    options = make_options(path, target="cpu", mean=[0.0], std=[1.0])
+    loaded, reports = read_model(options)
+    with pytest.raises(ModelError, match="opset 11 cannot say"):
+        place(options, load_card("cpu"), loaded, [report.spec for report in reports])
+
+
 @pytest.mark.parametrize(("antialias", "target"), [(0, "jetson-orin"), (1, "cpu")])
 def test_what_the_runtime_of_the_target_takes_is_placed(parse_graph, tmp_path, antialias, target):
     placed = place_it(parse_graph, tmp_path, antialias=antialias, target=target)
