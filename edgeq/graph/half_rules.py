@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgeq.core.serial import Spec
+from edgeq.graph.structure import names_read_inside, subgraphs
 from edgeq.graph.view import GraphView, attribute, node_id
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
@@ -81,6 +82,7 @@ class HalfView(GraphView):
         amax: largest absolute value of each tensor that was measured.
         moving: tensors that depend on the values of the graph's inputs.
         counted: tensors that depend on shapes.
+        inside: tensors that the graphs inside a Loop, Scan or If read.
     """
 
     def __init__(self, model: onnx.ModelProto, amax: Mapping[str, float]) -> None:
@@ -88,6 +90,7 @@ class HalfView(GraphView):
         self.amax = amax
         self.moving = set(self.inputs)
         self.counted: set[str] = set()
+        self.inside = names_read_inside(model.graph)
         for node in self.nodes:
             counts = node.op_type in {"Shape", "Size"}
             if not counts and self.moving.intersection(node.input):
@@ -218,16 +221,22 @@ def _bridge(view: HalfView, node: onnx.NodeProto, kept: Mapping[str, Kept]) -> K
 
 
 def _fixed_by_onnx(view: HalfView, node: onnx.NodeProto) -> str | None:
+    if any(subgraphs(node)):
+        return f"the graph inside {node.op_type} is float32"
     for name in view.float_outputs(node):
+        if name in view.inside:
+            return f"a graph inside another node reads '{name}', and it is float32"
         for reader, index in view.consumers(name):
             if _takes_half(reader, index, view.opset) is None:
                 return f"{reader.op_type} '{node_id(reader)}' reads its output in float32 alone"
     schema = onnx.defs.get_schema(node.op_type, view.opset, node.domain)
     places = [_takes_half(node, index, view.opset) for index in view.float_inputs(node)]
     for index, name in enumerate(node.output):
+        place = schema.outputs[min(index, len(schema.outputs) - 1)]
         if name and view.is_float(name):
-            place = schema.outputs[min(index, len(schema.outputs) - 1)]
             places.append("tensor(float16)" in place.types)
+        elif name and not any(kind.startswith("tensor(") for kind in place.types):
+            return f"{node.op_type} makes a sequence of what it reads"
     names_type = any(item.name == "dtype" for item in node.attribute)
     is_source = not view.float_inputs(node) and node.op_type not in {"Cast", DQ}
     if names_type or is_source:

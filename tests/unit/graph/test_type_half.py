@@ -158,6 +158,33 @@ def test_a_file_of_half_precision_comes_back_without_idle_casts(parse_graph, kin
     assert ops(found) == [*2 * casts, "MatMul", "Relu", *casts]
 
 
+LOOP = """g (float[4,8] x) => (float[4,8] y) <float[8,8] w, int64 n = {2}>
+{ h = MatMul (x, w) r = Relu (h) y = Loop (n, , h) <body = b (int64 i, bool go, float[4,8] v)
+  => (bool on, float[4,8] o) { on = Identity (go) m = MatMul (v, w) o = Add (m, r) }> }"""
+
+
+def test_graphs_inside_a_node_and_what_they_read_stay_in_float32(parse_graph):
+    weight = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    model = parse_graph(LOOP, opset=19, w=weight)
+    found = typed(model)
+    assert {name: types(found)[name] for name in ("h", "r", "y")} == {
+        "h": TensorProto.FLOAT16,
+        "r": TensorProto.FLOAT,
+        "y": TensorProto.FLOAT,
+    }
+    x = {"x": np.ones((4, 8), np.float32)}
+    np.testing.assert_allclose(
+        run_onnx(found, x)["y"], run_onnx(model, x)["y"], rtol=0.01, atol=0.1
+    )
+
+
+def test_what_goes_into_a_sequence_stays_in_float32(parse_graph):
+    text = """g (float[4,8] x) => (float[8,8] y)
+    { r = Relu (x) s = SequenceConstruct (r, r) y = ConcatFromSequence<axis=0> (s) }"""
+    assert {item.node for item in choose_full(parse_graph(text, opset=19), {})} >= {"s", "y"}
+    typed(parse_graph(text, opset=19))
+
+
 def test_nothing_to_do_passes_the_model_on(parse_graph):
     model = parse_graph("g (int64[N] x) => (int64[N] y) { y = Neg (x) }", opset=19)
     result = type_half(model, kept=())
