@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import onnx
 
 from edgeq.core.specs import NumberFormat, TargetCard
-from edgeq.graph.lint.check import LintView, Severity, lint_check
+from edgeq.graph.lint.check import DQ, LintView, Q, Severity, lint_check
 from edgeq.graph.pack_weights import PACKED_OPSET
+from edgeq.graph.structure import walk_graphs
 from edgeq.graph.view import node_id
 
 _UNSUPPORTED = frozenset(
@@ -80,7 +81,7 @@ def check_ir_version(view: LintView, card: TargetCard) -> Iterator[tuple[str, st
 )
 def check_domains(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
     """Find operators of other domains than ONNX's own."""
-    for node in view.nodes:
+    for node in _all_nodes(view):
         if node.domain not in _DEFAULT_DOMAINS:
             yield node_id(node), f"operator {node.op_type} of the domain '{node.domain}'"
 
@@ -92,9 +93,30 @@ def check_domains(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]
 )
 def check_operators(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
     """Find the integer operators that TensorRT does not have."""
-    for node in view.nodes:
+    for node in _all_nodes(view):
         if node.domain in _DEFAULT_DOMAINS and node.op_type in _UNSUPPORTED:
             yield node_id(node), f"operator {node.op_type}"
+
+
+def _all_nodes(view: LintView) -> Iterator[onnx.NodeProto]:
+    """Yield every node, those of the graphs inside If, Loop and Scan too."""
+    return (node for graph in walk_graphs(view.model.graph) for node in graph.node)
+
+
+@lint_check(
+    "model.inner-graph",
+    everywhere=True,
+    severity=Severity.WARNING,
+    why="the checks of Q and DQ nodes look at the main graph alone, so what is wrong with these is not found",
+    mend="fix the condition of an If before export; else hold these nodes against the rules by hand",
+)
+def check_inner_graphs(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
+    """Find Q and DQ nodes in the graphs inside If, Loop and Scan."""
+    for graph in walk_graphs(view.model.graph):
+        nodes = [node for node in graph.node if node.op_type in {Q, DQ}]
+        if nodes and graph is not view.model.graph:
+            first = node_id(nodes[0])
+            yield first, f"{len(nodes)} Q/DQ nodes in the inner graph '{graph.name}'"
 
 
 @lint_check(

@@ -61,6 +61,11 @@ INT4_CONV = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,8,8] x) =>
  <int4[4,4,1,1] k4, float[4] sw = {0.1, 0.2, 0.3, 0.4}, int4[4] z4>
  { kd = DequantizeLinear<axis=0>(k4, sw, z4) y = Conv(x, kd) }"""
 
+INNER = """g (float[N,4,8,8] x, bool c) => (float[N,4,8,8] y) <float s = {0.1}, int8 z = {0}>
+ { y = If(c) <then_branch = t () => (float[N,4,8,8] a) { BODY },
+              else_branch = e () => (float[N,4,8,8] f) { f = Relu(x) }> }"""
+INNER_FLOAT = INNER.replace("BODY", "a = Relu(x)")
+
 
 def edit(old: str, new: str, *, text: str = GOOD) -> str:
     assert old in text
@@ -76,6 +81,17 @@ CASES = [
         words="mine",
     ),
     Case("model.operator", edit("y = Relu(c)", "y, a1, a2 = DynamicQuantizeLinear(c)")),
+    Case(
+        "model.operator",
+        INNER.replace("BODY", "q, t, v = DynamicQuantizeLinear(x) a = DequantizeLinear(q, t, v)"),
+        good=INNER_FLOAT,
+    ),
+    Case(
+        "model.inner-graph",
+        INNER.replace("BODY", "q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z)"),
+        good=INNER_FLOAT,
+        words="2 Q/DQ nodes in the inner graph 't'",
+    ),
     Case("model.checker", edit("Relu", "NoSuchOperator")),
     Case("model.checker", edit("Relu(c)", "MatMul(c, b)"), words="nfer"),
     Case(
