@@ -57,6 +57,8 @@ HALF_CONV = """<ir_version: 9, opset_import: ["" : 19]> g
 INT4 = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,256] f) => (float[N,8] y)
  <int4[256,8] m, float[4,8] sm, int4[4,8] zm>
  { md = DequantizeLinear<axis=0, block_size=64>(m, sm, zm) y = MatMul(f, md) }"""
+INT4_CHANNELS = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,256] f) => (float[N,8] y)
+ <int4[256,8] m, float[LENGTH] sm, int4[LENGTH] zm> { md = DequantizeLinear<axis=1>(m, sm, zm) y = MatMul(f, md) }"""
 INT4_CONV = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,8,8] x) => (float[N,4,8,8] y)
  <int4[4,4,1,1] k4, float[4] sw = {0.1, 0.2, 0.3, 0.4}, int4[4] z4>
  { kd = DequantizeLinear<axis=0>(k4, sw, z4) y = Conv(x, kd) }"""
@@ -126,6 +128,12 @@ CASES = [
         "qdq.scale-shape",
         edit("float[4] sw = {0.1, 0.2, 0.3, 0.4}", "float[2,2] sw = {1, 1, 1, 1}"),
         words="2 axes",
+    ),
+    Case(
+        "qdq.scale-shape",
+        INT4_CHANNELS.replace("LENGTH", "4"),
+        good=INT4_CHANNELS.replace("LENGTH", "8"),
+        words="4 scales for an axis of length 8",
     ),
     Case("qdq.axis", edit("<axis=0>", "")),
     Case(
