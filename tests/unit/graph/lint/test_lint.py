@@ -103,6 +103,12 @@ CASES = [
     Case("model.dynamic-shape", GOOD.replace("float[N,4,8,8] x", "float[N,4,H,W] x"), words="'x'"),
     Case("model.duplicate-name", edit("c = Conv", "[n] c = Conv", text=edit("y = Relu", "[n] y = Relu"))),
     Case("qdq.inputs", edit("QuantizeLinear(x, s, z)", "QuantizeLinear(x, s)"), words="2 inputs"),
+    Case(
+        "qdq.inputs",
+        edit("QuantizeLinear(x, s, z)", "QuantizeLinear(x, s, )"),
+        good=INT4.replace("(m, sm, zm)", "(m, sm)"),
+        words="2 inputs",
+    ),
     Case("qdq.zero-point", edit("int8 z = {0}", "int8 z = {3}"), words="not 0"),
     Case(
         "qdq.zero-point",
