@@ -48,7 +48,9 @@ def check_zero_point(view: LintView, card: TargetCard) -> Iterator[tuple[str, st
     for node in view.each(Q, DQ):
         if len(node.input) < 3 or not node.input[2]:
             continue
-        value = view.operand(node, 2)
+        cast = view.producer(node.input[2])  # NvInfer.h: a Constant, or the Cast of one
+        is_cast = cast is not None and cast.op_type == "Cast"
+        value = view.operand(cast, 0) if is_cast and cast is not None else view.operand(node, 2)
         if value is None:
             yield node_id(node), f"zero point '{node.input[2]}' is computed at run time"
         elif np.any(value):

@@ -74,6 +74,9 @@ def edit(old: str, new: str, *, text: str = GOOD) -> str:
     return text.replace(old, new)
 
 
+CAST_ZERO = edit("(x, s, z)", "(x, s, zc)", text=edit("xq =", "zc = Cast<to=3>(n) xq ="))
+CAST_ZERO = CAST_ZERO.replace("<float s", "<int32 n = {0}, float s")
+
 CASES = [
     Case("model.opset", '<ir_version: 10, opset_import: ["" : 21]> ' + GOOD, words="13..20"),
     Case("model.ir-version", '<ir_version: 11, opset_import: ["" : 17]> ' + GOOD),
@@ -114,6 +117,12 @@ CASES = [
         "qdq.zero-point",
         edit("QuantizeLinear(x, s, z)", "QuantizeLinear(x, s, zc)", text=edit("xq =", "zc = Neg(z) xq =")),
         words="computed",
+    ),
+    Case(
+        "qdq.zero-point",
+        CAST_ZERO.replace("{0}", "{3}", 1),
+        good=CAST_ZERO,
+        words="'zc' is not 0",
     ),
     Case("qdq.zero-point-shape", edit("int8[4] zw = {0, 0, 0, 0}", "int8[1] zw = {0}")),
     Case("qdq.type", edit("int8 z = {0}", "uint8 z = {0}"), words="UINT8"),
