@@ -186,6 +186,16 @@ def test_a_file_in_the_style_of_model_optimizer_is_sound(parse_graph):
     assert fixed == model
 
 
+def test_mending_leaves_a_bias_that_is_dequantized_to_half_precision(parse_graph):
+    text = """<ir_version: 11, opset_import: ["" : 23]> g (float[N,4] x) => (float[N,4] y)
+     <int32[4] b = {1001, 2003, 3005, 4007}, float s = {0.001}>
+     { d = DequantizeLinear<output_dtype=10>(b, s) f = Cast<to=1>(d) y = Add(x, f) }"""
+    model = parse_graph(text)
+    fixed, _ = mend(model, load_card("jetson-thor"))
+    x = np.zeros((1, 4), np.float32)
+    np.testing.assert_array_equal(run(fixed, x), run(model, x))
+
+
 HALF_FILE = """<ir_version: 9, opset_import: ["" : 19]>
 g (float[N,4,8,8] x) => (float[N,8] y)
  <float16 sx, int8 zx = {0}, float16[8,4,3,3] w, float16[8] sw, int8[8] zw, float16[8] b, float16[8,8] m, float16[8] sm>

@@ -240,6 +240,8 @@ def _keep_biases_float(editor: _Editor) -> Iterable[Fix]:
             continue
         if node.output[0] in editor.locked or (zero is not None and np.any(zero)):
             continue
+        if attribute(node, "output_dtype", 0) not in {0, onnx.TensorProto.FLOAT}:
+            continue
         if scale.size > 1 and (scale.ndim > 1 or codes.ndim != 1):
             continue  # a bias is a vector
         values = codes.astype(np.float32) * scale.astype(np.float32)
