@@ -195,9 +195,12 @@ def never_negative(view: GraphView) -> frozenset[str]:
     def is_safe(tensor: str) -> bool:
         if tensor in found:
             return True
-        if view.constant_root(tensor) is None:
-            return False
-        return bool(np.all(np.asarray(view.constant(tensor)) >= 0))
+        value = view.constant(tensor)
+        return (
+            value is not None
+            and value.dtype.kind not in "OSU"
+            and bool(np.all(np.asarray(value) >= 0))
+        )
 
     for node in view.nodes:
         op = node.op_type

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import onnx
+
 from edgeq.core.plan import FixedRange, Grid, OwnRange, SharedRange
 
 BRANCHES = """g (float[N,4,8,8] x) => (float[N,8,8,8] y)
@@ -67,3 +69,14 @@ def test_a_picture_that_shares_its_scale_with_features_loses_its_fixed_range(
     assert decisions["x"].owner == OwnRange()
     assert not isinstance(decisions["x"].owner, FixedRange)
     assert decisions["c"].owner == SharedRange(with_tensor="x")
+
+
+def test_text_beside_the_network_has_no_sign(parse_graph, place):
+    model = parse_graph(
+        "g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] w> { y = Conv(x, w) }"
+    )
+    text = onnx.helper.make_tensor("names", onnx.TensorProto.STRING, [1], [b"cat"])
+    model.graph.initializer.append(text)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["names"], ["classes"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("classes", text.data_type, [1]))
+    assert {"x", "w"} <= place(model).keys()
