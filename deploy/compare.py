@@ -133,7 +133,7 @@ def compare_models(
     Raises:
         InputError: if inputs or outputs cannot be paired, outputs have two shapes, or the limit is no finite number.
         CalibError: if the sample set is empty.
-        ModelError: if ONNX Runtime cannot load or run a model.
+        ModelError: if ONNX Runtime cannot load or run a model, or an output is no tensor of numbers.
         DeviceError: if there is no GPU for an engine, or TensorRT fails.
         MissingDependencyError: if TensorRT is not installed and one model is an engine.
     """

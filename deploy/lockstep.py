@@ -21,7 +21,7 @@ from deploy.board.messages import make_logger
 from deploy.board.record import read_loading
 from deploy.board.releases import SUPPORTED
 from deploy.onnxrt import Array, ModelInput, ModelSource, Session, cast_input
-from edgeq.core.errors import DeviceError, InputError
+from edgeq.core.errors import DeviceError, InputError, ModelError
 from edgeq.core.optional import require
 from edgeq.core.samples import SampleSet
 
@@ -55,6 +55,14 @@ class OnnxSide:
     def __init__(self, model: ModelSource) -> None:
         self._model = model
         session = Session(model)
+        for item in session.runtime.get_outputs():
+            if not item.type.startswith("tensor(") or item.type == "tensor(string)":
+                raise ModelError(
+                    f"output '{item.name}' has the type {item.type}",
+                    why="models are compared by the differences of their numbers",
+                    mend="take this output out of both files",
+                    path=model if isinstance(model, Path) else None,
+                )
         self.inputs, self.outputs, self.batch = session.inputs, session.outputs, session.batch
 
     def runner(self, extra: Sequence[str]) -> tuple[Any, contextlib.AbstractContextManager[None]]:

@@ -14,7 +14,7 @@ from onnx import numpy_helper, parser
 import deploy.compare
 from deploy.compare import CompareResult, compare_models
 from deploy.onnxrt import Session, run_onnx
-from edgeq.core.errors import CalibError, DeviceError, InputError
+from edgeq.core.errors import CalibError, DeviceError, InputError, ModelError
 from edgeq.core.numerics import sqnr_db
 from edgeq.graph.rescaled import mark_rescaled
 
@@ -71,6 +71,26 @@ def test_another_number_of_outputs_is_an_input_error(teacher, qdq, samples):
     qdq.graph.output.append(onnx.ValueInfoProto(name="s"))
     with pytest.raises(InputError, match="cannot be paired: logits against logits, s"):
         compare_models(teacher, qdq, samples)
+
+
+@pytest.mark.parametrize("kind", ["seq(tensor(float))", "tensor(string)"])
+def test_an_output_that_is_no_tensor_of_numbers_is_refused(parse_graph, samples, kind):
+    body, output = {
+        "seq(tensor(float))": ("y = SequenceConstruct (x, x)", "seq(float[N,3,8,8]) y"),
+        "tensor(string)": ("y = Cast<to=8> (x)", "string[N,3,8,8] y"),
+    }[kind]
+    model = parse_graph(f"g (float[N,3,8,8] x) => ({output}) {{ {body} }}")
+    with pytest.raises(ModelError) as caught:
+        compare_models(model, model, samples)
+    assert caught.value.what == f"output 'y' has the type {kind}"
+
+
+def test_a_file_that_onnx_runtime_runs_and_onnx_cannot_infer_is_compared(teacher, samples):
+    before = len(compare_models(teacher, teacher, samples).tensors)
+    teacher.graph.node[
+        0
+    ].domain = "ai.onnx"  # the default domain by its other name, which no import has
+    assert len(compare_models(teacher, teacher, samples).tensors) == before
 
 
 def test_a_sample_set_of_another_input_is_refused_where_it_is_unclear(teacher, samples):
