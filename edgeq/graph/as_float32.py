@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from edgeq.graph.passes import PassResult
+from edgeq.graph.structure import walk_graphs
 from edgeq.graph.view import GraphView, to_array, unique_name
 
 HALF: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
@@ -60,9 +63,8 @@ def as_float32(model: onnx.ModelProto) -> PassResult:
     for tensor in wide.graph.initializer:
         tensor.name = made.get(tensor.name, tensor.name)
     widen(wide.graph)
+    rename_reads(wide.graph, renamed | made)
     for node in wide.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = made.get(name, renamed.get(name, name))
         for index, name in enumerate(node.output):
             node.output[index] = made.get(name, name)
     nodes = [*front, *wide.graph.node, *back]
@@ -106,7 +108,10 @@ def _names_type(node: onnx.NodeProto, item: onnx.AttributeProto) -> bool:
 
 
 def widen(graph: onnx.GraphProto) -> None:
-    """Make every initializer, constant and named type of half precision float32, in place; no input or output."""
+    """Make every initializer, constant and named type of half precision float32, in place; no input or output.
+
+    The graphs inside If, Loop and Scan become float32 with their inputs and outputs.
+    """
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:
@@ -115,8 +120,18 @@ def widen(graph: onnx.GraphProto) -> None:
                 _widen_tensor(item.t)
             elif item.type == AttributeProto.GRAPH:
                 widen(item.g)
+                for value in (*item.g.input, *item.g.output, *item.g.value_info):
+                    if value.type.tensor_type.elem_type in HALF:
+                        value.type.tensor_type.elem_type = TensorProto.FLOAT
             elif _names_type(node, item) and item.i in HALF:
                 item.i = TensorProto.FLOAT
+
+
+def rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Let the nodes of `graph`, and of the graphs inside it, read tensors under their new names."""
+    for inner in walk_graphs(graph):
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from edgeq.graph.as_float32 import HALF, find_half_types, widen
+from edgeq.graph.as_float32 import HALF, find_half_types, rename_reads, widen
 from edgeq.graph.infer_ranks import infer_shapes
 from edgeq.graph.passes import PassResult
 from edgeq.graph.view import GraphView, unique_name
@@ -20,7 +20,8 @@ def round_half(model: onnx.ModelProto) -> PassResult:
 
     1. Every tensor of half precision that a node makes is rounded to its type, by a Cast there and one back.
     2. So is an input; inputs and outputs become float32, under their names.
-    3. Left alone: models without half precision.
+    3. The graphs inside If, Loop and Scan compute in float32; what they give is rounded.
+    4. Left alone: models without half precision.
     """
     if not find_half_types(model):
         return PassResult(model=model, changed=False)
@@ -36,8 +37,8 @@ def round_half(model: onnx.ModelProto) -> PassResult:
         if view.element_type(name) in HALF:
             rounded[name] = unique_name(f"{name}/rounded", used)
             nodes += _round(name, rounded[name], view.element_type(name), used)
+    rename_reads(wide.graph, rounded)
     for node in wide.graph.node:
-        node.input[:] = [rounded.get(name, name) for name in node.input]
         nodes.append(node)
         for index, name in enumerate(node.output):
             if name and view.element_type(name) in HALF and view.constant_root(name) is None:

@@ -6,7 +6,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from deploy.onnxrt import Session
 from edgeq.graph.as_float32 import as_float32
+from edgeq.graph.round_half import round_half
 
 HALF = """g (float16[N,4] x, float[N,4] z) => (float16[N,4] y, float[N,4] o) <float16[4,4] w>
 { c = Constant<value = float16 {2}> () m = MatMul (x, w) d = Mul (m, c) h = Cast<to=10> (z) y = Add (d, h)
@@ -76,3 +78,22 @@ def test_a_bfloat16_input_is_rounded_before_it_is_widened(parse_graph):
         TensorProto.FLOAT,
         TensorProto.BFLOAT16,
     ]
+
+
+LOOP = """g (float16[4,4] x) => (float16[4,4] y) <float16[4,4] w, int64 n = {2}>
+{ h = MatMul (x, w) y = Loop (n, , h) <body = b (int64 i, bool go, float16[4,4] v)
+  => (bool on, float16[4,4] o) { on = Identity (go) m = MatMul (v, w) o = Add (m, x) }> }"""
+
+
+@pytest.mark.parametrize("rewrite", [as_float32, round_half])
+def test_the_graph_inside_a_loop_is_widened_with_it(parse_graph, rewrite):
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(2, 4, 4)).astype(np.float16)
+    model = parse_graph(LOOP, w=w)
+    found = rewrite(model).model
+    onnx.checker.check_model(found, full_check=True)
+    kind = found.graph.input[0].type.tensor_type.elem_type
+    feed = {"x": x.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))}
+    y = Session(found, as_written=True).run(feed)["y"]
+    a, b = w.astype(np.float64), x.astype(np.float64)
+    np.testing.assert_allclose(y, ((b @ a) @ a + b) @ a + b, rtol=1e-2, atol=1e-2)
