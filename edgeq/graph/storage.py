@@ -40,11 +40,19 @@ _ITEM_BYTES: dict[int, int] = {
     TensorProto.COMPLEX64: 8,
     TensorProto.COMPLEX128: 16,
 }
+_BITS_OF_QUANTIZED = (
+    ("FLOAT8", 8),
+    ("INT4", 4),
+    ("UINT4", 4),
+    ("FLOAT4", 4),
+    ("INT2", 2),
+    ("UINT2", 2),
+)
 # Bits of one element of the types that only quantized models hold, as far as the installed onnx knows them.
 _QUANTIZED_BITS = {
     number: bits
     for name, number in TensorProto.DataType.items()
-    for prefix, bits in (("FLOAT8", 8), ("INT4", 4), ("UINT4", 4), ("FLOAT4", 4))
+    for prefix, bits in _BITS_OF_QUANTIZED
     if name.startswith(prefix)
 }
 _TWO_PARTS = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)

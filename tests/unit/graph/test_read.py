@@ -717,3 +717,19 @@ def outcome_of(path: Path) -> LoadedModel | None:
         return load_model(path)
     except EdgeqError:
         return None
+
+
+@pytest.mark.skipif(not hasattr(TensorProto, "INT2"), reason="the installed onnx knows no INT2")
+def test_codes_of_2_bits_are_read_as_those_of_4(tmp_path):
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("Add", ["x", "w"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in "xy")
+    codes = helper.make_tensor("q", TensorProto.INT2, [3], [-2, 0, 1])
+    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    graph = helper.make_graph(nodes, "g", [x], [y], [codes, scale])
+    opset = [helper.make_opsetid("", 25)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=13), tmp_path / "m.onnx")
+    view = GraphView(load_any_model(tmp_path / "m.onnx"))
+    np.testing.assert_array_equal(np.asarray(view.constant("q"), np.int8), [-2, 0, 1])
