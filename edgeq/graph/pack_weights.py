@@ -128,7 +128,7 @@ def _examine(view: GraphView, node: onnx.NodeProto, block: int) -> MatrixSite | 
     values = view.constant(root)
     if values is None or values.dtype != np.float32 or values.ndim != 2:
         return "its weight is no float32 matrix"
-    readers = view.consumers(root)
+    readers = _readers(view, root)
     for reader, index in readers:
         if reader.op_type != node.op_type or index != 1 or _turned(reader) != _turned(node):
             return f"its weight is also read by {reader.op_type} '{node_id(reader)}' in float"
@@ -151,6 +151,19 @@ def _examine(view: GraphView, node: onnx.NodeProto, block: int) -> MatrixSite | 
         block=found,
         may_split=all(_is_plain(reader) for reader, _ in readers),
     )
+
+
+def _readers(view: GraphView, root: str) -> list[tuple[onnx.NodeProto, int]]:
+    """Return who reads the weight `root`, also under the names that Identity nodes give it, in file order."""
+    names = {root}
+    found = []
+    for node in view.nodes:
+        for index, name in enumerate(node.input):
+            if name in names and node.op_type == "Identity":
+                names.update(node.output)
+            elif name in names:
+                found.append((node, index))
+    return found
 
 
 def _turned(node: onnx.NodeProto) -> bool:

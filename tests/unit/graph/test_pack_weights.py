@@ -22,13 +22,21 @@ PLAIN_GEMM = """g (float[N,128] x) => (float[N,24] y) <float[128,24] w, float[24
 { y = Gemm(x, w, b) }"""
 SHARED = """g (float[N,128] x) => (float[N,24] y) <float[128,24] w>
 { a = MatMul(x, w) n = Neg(x) b = MatMul(n, w) y = Sub(a, b) }"""
+REPEATED = """g (float[N,128] x) => (float[N,24] y) <float[128,24] w>
+{ v = Identity(w) u = Identity(v) a = MatMul(x, u) n = Neg(x) b = MatMul(n, w) y = Sub(a, b) }"""
 COMPUTED = """g (float[N,5,128] x) => (float[N,5,5] y)
 { w = Transpose<perm=[0,2,1]>(x) y = MatMul(x, w) }"""
 ALSO_READ = """g (float[N,128] x) => (float[N,24] y) <float[128,24] w, int64[1] k = {0}>
 { a = MatMul(x, w) e = ReduceSum(w, k) y = Add(a, e) }"""
 CONVOLUTION = """g (float[N,64,8,8] x) => (float[N,64,8,8] y) <float[64,64,1,1] w>
 { y = Conv(x, w) }"""
-GRAPHS = {"matmul": MATMUL, "gemm-transposed": GEMM, "gemm": PLAIN_GEMM, "shared": SHARED}
+GRAPHS = {
+    "matmul": MATMUL,
+    "gemm-transposed": GEMM,
+    "gemm": PLAIN_GEMM,
+    "shared": SHARED,
+    "repeated": REPEATED,
+}
 
 
 def weights(model: onnx.ModelProto, name: str = "w") -> np.ndarray:
