@@ -63,9 +63,10 @@ class LintView(GraphView):
         return (node for node in self.nodes if node.op_type in ops)
 
     def operand(self, node: onnx.NodeProto, index: int) -> NDArray[np.generic] | None:
-        """Return the constant at an input of `node`; None if it is absent or computed."""
+        """Return the constant at an input of `node`; None if it is absent, computed, or text."""
         present = len(node.input) > index and node.input[index]
-        return self.constant(node.input[index]) if present else None
+        value = self.constant(node.input[index]) if present else None
+        return None if value is None or value.dtype.kind in "OSU" else value
 
     def dequantizer(self, tensor: str) -> onnx.NodeProto | None:
         """Return the DQ that makes `tensor`, looked for through data movement; None if it is float."""

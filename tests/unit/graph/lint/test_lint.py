@@ -355,3 +355,10 @@ def test_a_scale_that_is_not_a_number_is_found(parse_graph):
     text = GOOD.replace("float s = {0.1}", "float s")
     found = lint(parse_graph(text, s=np.float32(np.nan)), CARD)
     assert "qdq.scale-positive" in ids(found)
+
+
+def test_a_scale_of_text_is_found(parse_graph):
+    model = parse_graph(GOOD)
+    (scale,) = [item for item in model.graph.initializer if item.name == "s"]
+    scale.CopyFrom(onnx.helper.make_tensor("s", onnx.TensorProto.STRING, [], [b"a tenth"]))
+    assert {"model.checker", "qdq.scale-constant"} <= ids(lint(model, CARD))
