@@ -19,9 +19,8 @@ from edgeq.graph.view import attribute, node_id
 _INT8 = int(onnx.TensorProto.INT8)
 _INT32 = int(onnx.TensorProto.INT32)
 PACKED = frozenset({int(onnx.TensorProto.INT4), int(onnx.TensorProto.FLOAT4E2M1)})
-_NEWER = PACKED | {
-    int(onnx.TensorProto.FLOAT8E4M3FN)
-}  # than TensorRT 8; without a zero point it is 0
+# Types newer than TensorRT 8, whose parser wanted a zero point; without one it is 0.
+_NEWER = PACKED | {int(onnx.TensorProto.FLOAT8E4M3FN)}
 
 
 @lint_check(
