@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from edgeq.core.errors import ModelError
 from edgeq.core.serial import Spec
 from edgeq.core.specs import TargetCard
 from edgeq.graph.infer_ranks import infer_shapes
@@ -16,6 +17,7 @@ from edgeq.graph.lint.check import DQ, Q
 from edgeq.graph.placement.flow import FUSED_CLAMPS, MOVES, WEIGHTED, moved_from, moved_input
 from edgeq.graph.regions.kernels import ACTIVATIONS, RegionView, grow, q_follows, readers_of
 from edgeq.graph.regions.words import describe_float, describe_kernel, name_float, name_format
+from edgeq.graph.storage import type_name
 from edgeq.graph.view import node_id
 
 _MOVEMENT = MOVES - {"MaxPool"} | {"Concat", "Expand", "Gather", "Tile"}
@@ -29,6 +31,7 @@ _POINTWISE = (
     | {"Floor", "Greater", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow"}
     | {"Reciprocal", "Round", "Sign", "Sin", "Sqrt", "Sub", "Where"}
 )
+_UNKNOWN = frozenset({int(onnx.TensorProto.INT16), int(onnx.TensorProto.UINT16)})
 
 
 class Kind(enum.Enum):
@@ -69,15 +72,31 @@ def predict_regions(model: onnx.ModelProto, card: TargetCard) -> tuple[Region, .
     Args:
         model: with or without Q/DQ; not changed.
         card: a target with INT8, if the model has Q/DQ.
+
+    Raises:
+        ModelError: if it has codes of 16 bits, which TensorRT does not know.
     """
     if card.runtime != "tensorrt":
         return ()
     view = RegionView(infer_shapes(model), model)
+    _require_known(view)
     predictor = _Predictor(view, card)
     predictor.add_kernels()
     predictor.add_rest()
     predictor.add_conversions()
     return tuple(sorted(predictor.regions, key=lambda region: view.order[region.nodes[0]]))
+
+
+def _require_known(view: RegionView) -> None:
+    for node in view.each(Q, DQ):
+        kind = view.element_type(node.output[0] if node.op_type == Q else node.input[0])
+        if kind in _UNKNOWN:
+            raise ModelError(
+                f"{node.op_type} '{node_id(node)}' has {type_name(kind)} codes",
+                why="TensorRT has no such codes and does not take the file, so there is no kernel to predict",
+                mend="quantize to 8 bits, for instance with `edgeq build` on the float model",
+                node=node_id(node),
+            )
 
 
 class _Predictor:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from deploy.cards import load_card
+from edgeq.core.errors import ModelError
 from edgeq.graph.regions import Kind, Region, predict_regions
 
 ORIN, NEWEST = load_card("jetson-orin"), load_card("rtx-4090")
@@ -156,6 +157,16 @@ def test_weights_of_four_bits_leave_the_product_in_float(parse_graph):
     )
     (region,) = predict_regions(model, NEWEST)
     assert region.precision.endswith("with int4 weights")
+
+
+def test_codes_of_16_bits_have_no_prediction(parse_graph):
+    model = parse_graph(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,4] y)
+        <float s = {0.1}, int16 z = {0}>
+        { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d) }"""
+    )
+    with pytest.raises(ModelError, match="QuantizeLinear 'q' has INT16 codes"):
+        predict_regions(model, ORIN)
 
 
 def test_another_runtime_has_no_prediction(parse_graph):
