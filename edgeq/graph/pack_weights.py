@@ -18,7 +18,7 @@ from edgeq.core.errors import TargetError
 from edgeq.core.numerics import pack_int4
 from edgeq.core.quantized import PackedMatrix
 from edgeq.core.specs import TargetCard
-from edgeq.graph.fit_target import convert_opset
+from edgeq.graph.convert_opset import convert_opset
 from edgeq.graph.passes import PassResult
 from edgeq.graph.placement.weighted import SMALL_MATRIX
 from edgeq.graph.unread import names_read, remove_unread

@@ -106,8 +106,9 @@ def _require_parsable(model: onnx.ModelProto, card: TargetCard) -> None:
     Raises:
         ModelError: with the first ones, and how many there are, or if an old opset cannot be raised.
     """
+    from edgeq.graph.convert_opset import convert_opset
     from edgeq.graph.findings import listed
-    from edgeq.graph.fit_target import QDQ_OPSET, convert_opset
+    from edgeq.graph.fit_target import QDQ_OPSET
     from edgeq.graph.lint import lint
 
     if GraphView(model).opset < QDQ_OPSET:

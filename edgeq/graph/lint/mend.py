@@ -17,7 +17,8 @@ from onnx import numpy_helper
 from edgeq.core.errors import ModelError
 from edgeq.core.serial import Spec
 from edgeq.core.specs import TargetCard
-from edgeq.graph.fit_target import LOWEST_IR, QDQ_OPSET, convert_opset
+from edgeq.graph.convert_opset import convert_opset
+from edgeq.graph.fit_target import LOWEST_IR, QDQ_OPSET
 from edgeq.graph.lint.check import DQ, LintView, Q
 from edgeq.graph.structure import names_read_inside
 from edgeq.graph.view import GraphView, attribute, node_id, unique_name

@@ -5,7 +5,7 @@ import pytest
 
 from deploy.half_agreement import compare_half
 from edgeq.core.errors import NumericsError
-from edgeq.graph.fit_target import convert_opset
+from edgeq.graph.convert_opset import convert_opset
 from edgeq.graph.half_rules import choose_full
 from edgeq.graph.type_half import type_half
 

@@ -15,7 +15,7 @@ from edgeq.core.numerics import choose_scale, dequantize, quantize
 from edgeq.core.plan import QuantPlan, Role
 from edgeq.core.quantized import QuantizedValues
 from edgeq.core.specs import BitSpec, GraphFlavour
-from edgeq.graph.fit_target import convert_opset
+from edgeq.graph.convert_opset import convert_opset
 from edgeq.graph.insert_qdq import insert_qdq
 from edgeq.graph.lint import Severity, lint
 from edgeq.graph.placement import plan_placement
