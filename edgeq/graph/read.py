@@ -24,11 +24,11 @@ from edgeq.graph.fold_constants import fold_bounds
 from edgeq.graph.inline_branches import inline_branches
 from edgeq.graph.inline_functions import inline_functions
 from edgeq.graph.inline_sequences import inline_sequences
-from edgeq.graph.restate_shapes import FOREIGN_ERRORS, restate_shapes
+from edgeq.graph.restate_shapes import restate_shapes
 from edgeq.graph.sort_nodes import sort_nodes
 from edgeq.graph.storage import BYTES_MAX, check_sizes, load_external, plan_external
 from edgeq.graph.store_axes import store_axes
-from edgeq.graph.structure import check_structure
+from edgeq.graph.structure import FOREIGN_ERRORS, check_structure
 from edgeq.graph.values import check_extents, check_values
 
 # What people pass in place of an ONNX file: offset, first bytes, what it is.

@@ -12,21 +12,11 @@ import onnx
 
 from edgeq.graph.findings import listed
 from edgeq.graph.passes import PassResult
+from edgeq.graph.structure import FOREIGN_ERRORS
 from edgeq.graph.view import GraphView
 
 # Initializers of more values are weights; inference reads the values of shapes, axes and bounds alone.
 _VALUES_MAX = 1024
-
-# What onnx's C++ code raises for a model it cannot take, besides its own two classes.
-FOREIGN_ERRORS = (
-    onnx.checker.ValidationError,
-    onnx.shape_inference.InferenceError,
-    RuntimeError,
-    ValueError,
-    IndexError,
-    TypeError,
-    MemoryError,
-)
 
 
 def restate_shapes(model: onnx.ModelProto) -> PassResult:

@@ -23,6 +23,17 @@ OPSET_MIN = 9
 OPSET_MAX = 24
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
+# What onnx's C++ code raises for a model it cannot take, besides its own two classes.
+FOREIGN_ERRORS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    MemoryError,
+)
+
 _QUANTIZED = frozenset(
     {
         "QuantizeLinear",

@@ -10,14 +10,13 @@ import onnx
 from edgeq.core.specs import NumberFormat, TargetCard
 from edgeq.graph.lint.check import DQ, LintView, Q, Severity, lint_check
 from edgeq.graph.pack_weights import PACKED_OPSET
-from edgeq.graph.structure import walk_graphs
+from edgeq.graph.structure import DEFAULT_DOMAINS, walk_graphs
 from edgeq.graph.view import node_id
 
 _UNSUPPORTED = frozenset(
     {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 )
 EXTERNAL_DATA = "model.external-data"
-_DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 
 
 @lint_check(
@@ -82,7 +81,7 @@ def check_ir_version(view: LintView, card: TargetCard) -> Iterator[tuple[str, st
 def check_domains(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
     """Find operators of other domains than ONNX's own."""
     for node in _all_nodes(view):
-        if node.domain not in _DEFAULT_DOMAINS:
+        if node.domain not in DEFAULT_DOMAINS:
             yield node_id(node), f"operator {node.op_type} of the domain '{node.domain}'"
 
 
@@ -94,7 +93,7 @@ def check_domains(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]
 def check_operators(view: LintView, card: TargetCard) -> Iterator[tuple[str, str]]:
     """Find the integer operators that TensorRT does not have."""
     for node in _all_nodes(view):
-        if node.domain in _DEFAULT_DOMAINS and node.op_type in _UNSUPPORTED:
+        if node.domain in DEFAULT_DOMAINS and node.op_type in _UNSUPPORTED:
             yield node_id(node), f"operator {node.op_type}"
 
 
