@@ -16,6 +16,15 @@ class Terminal(io.StringIO):
         return True
 
 
+def open_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
+    """Return standard output, now a terminal; in a fixture, pytest's capture would take its place again."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    return terminal
+
+
 def test_columns_are_as_wide_as_their_longest_cell(capsys: Any) -> None:
     print_table(("a", "b"), [("longer", "x"), ("y", "")])
     assert capsys.readouterr().out == "a       b\nlonger  x\ny\n"
@@ -24,10 +33,7 @@ def test_columns_are_as_wide_as_their_longest_cell(capsys: Any) -> None:
 def test_a_table_on_a_narrow_terminal_is_folded_and_not_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "24")
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = open_terminal(monkeypatch, 24)
     print_table(("tensor",), [("abcdefghij" * 4,), ("[red]x[/red]",)])
     letters = "".join(c for c in terminal.getvalue() if c.isascii() and (c.isalnum() or c in "[]/"))
     assert "abcdefghij" * 4 in letters
@@ -37,10 +43,7 @@ def test_a_table_on_a_narrow_terminal_is_folded_and_not_cut(
 def test_words_that_a_terminal_has_no_room_for_side_by_side_stand_below_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "24")
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = open_terminal(monkeypatch, 24)
     rows = [("conv1/Conv_output_0", "two words"), ("y", "z")]
     print_table(("tensor", "what"), rows)
     lines = ["tensor  conv1/Conv_output_0", "what    two words", "", "tensor  y", "what    z", ""]
@@ -51,10 +54,7 @@ def test_words_that_a_terminal_has_no_room_for_side_by_side_stand_below_each_oth
 def test_a_table_is_as_wide_as_the_terminal_at_most_and_breaks_no_word(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = open_terminal(monkeypatch, columns)
     rows = [("conv1/Conv_output_0", "a b c d " * 8, "x"), ("y", "", "z")]
     print_table(("tensor", "what", "n"), rows)
     lines = [line for line in terminal.getvalue().splitlines() if "\x1b" not in line]  # no headers
